@@ -1,0 +1,94 @@
+# `make help` lists the targets.
+SHELL = /bin/bash
+.SHELLFLAGS = -euo pipefail -c
+.DEFAULT_GOAL = help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test test-core test-e2e build install installcheck lint bench package clean \
+	prerequisites-build prerequisites-test prerequisites-lint prerequisites-package
+
+PG_CONFIG ?= pg_config
+DESTDIR ?=
+
+# These are recursive on purpose: on a bare machine pg_config appears only after `prerequisites`.
+PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+STAGE = target/stage/pg$(PG_MAJOR)
+SCRIPTS = .ci/run tests/cluster tests/demo tests/prerequisites tests/regress
+
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+export PG_CONFIG
+# With this, neither pgrx nor cargo-pgrx looks for a configuration in the user's home.
+export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
+
+help: ## List the targets
+	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | \
+		while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
+	@echo
+	@echo '  PG_CONFIG chooses the PostgreSQL (14 to 17): make PG_CONFIG=/path/to/pg_config install'
+
+demo: install ## Install what is missing, build, and show a key's life on a throwaway server
+	@tests/demo
+
+test: prerequisites-test test-core install ## Install what is missing, build, and run all tests
+	tests/cluster run -- tests/regress
+	$(MAKE) --no-print-directory test-e2e
+
+test-core: prerequisites-build
+	cargo test --no-default-features --lib
+
+test-e2e:
+	cd tests/e2e && npm ci --no-progress && npm test
+
+build: prerequisites-build ## Build the extension for the PostgreSQL of PG_CONFIG
+	rm -rf $(STAGE)
+	.tools/bin/cargo-pgrx pgrx package --pg-config $(PGRX_PG_CONFIG_PATH) \
+		--no-default-features --features pg$(PG_MAJOR) --out-dir $(STAGE)
+
+# Only the copying needs rights, so only the copying asks for them. install(1) replaces files
+# rather than writing into them, which would crash servers that have the library mapped.
+install: build ## Build and install, below DESTDIR if it is set
+	@cd $(STAGE); \
+	if [ -n '$(DESTDIR)' ] || [ -w "$$($(PG_CONFIG) --pkglibdir)" ]; then root=; else root=sudo; fi; \
+	find . -type f -printf '%P\n' | sort | while read -r file; do \
+		mode=644; [[ $$file != *.so ]] || mode=755; \
+		echo "Installing $(DESTDIR)/$$file"; \
+		$$root install -D -m $$mode "$$file" "$(DESTDIR)/$$file"; \
+	done
+
+installcheck: ## Run the SQL tests and races against a running server (PGHOST, PGPORT, PGUSER)
+	tests/regress
+
+lint: prerequisites-lint ## Check formatting, clippy and the shell scripts
+	cargo fmt --check
+	cargo clippy --no-default-features --all-targets -- -D warnings
+	cargo clippy --no-default-features --features pg$(PG_MAJOR) --all-targets -- -D warnings
+	shellcheck $(SCRIPTS)
+	@if [ "$$(grep -c '"version": "$(VERSION)"' META.json)" -ne 2 ]; then \
+		echo 'META.json and Cargo.toml disagree about the version' >&2; exit 1; fi
+
+bench: prerequisites-test install ## Compare verifying with its alternatives on a throwaway server
+	node tests/bench/bench.mjs
+
+package: prerequisites-package build ## Make dist/: a tar.gz of the installed tree, and the source as a PGXN zip
+	mkdir -p dist
+	tar --create --gzip --owner=0 --group=0 --directory=$(STAGE) . \
+		--file=dist/api_key-$(VERSION)-pg$(PG_MAJOR)-$(shell uname -m).tar.gz
+	git archive --format=zip --prefix=api_key-$(VERSION)/ \
+		--output=dist/api_key-$(VERSION).zip HEAD
+	@ls -l dist
+
+clean: ## Remove what was built, but not .tools
+	rm -rf target dist tests/e2e/node_modules
+
+prerequisites-build:
+	@tests/prerequisites build
+
+prerequisites-test:
+	@tests/prerequisites build test
+
+prerequisites-lint:
+	@tests/prerequisites build lint
+
+prerequisites-package:
+	@tests/prerequisites build package

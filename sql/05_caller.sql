@@ -1,0 +1,105 @@
+-- Who calls. The role is the one of the request (SET ROLE, else the login), also within
+-- SECURITY DEFINER functions of ours and of applications; user, tenant, scopes and tier are what
+-- PostgREST put into `request.jwt.claims`.
+CREATE TYPE api_key_internal.caller AS (
+    role_name name,
+    user_id uuid,
+    tenant_id uuid,
+    scopes text[],
+    tier text,
+    -- May act for every user: has been granted what administers the extension.
+    administrator boolean
+);
+COMMENT ON TYPE api_key_internal.caller IS 'Who calls, as the request says.';
+
+CREATE FUNCTION api_key_internal.claims()
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_claims jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
+BEGIN
+    RETURN CASE WHEN jsonb_typeof(v_claims) = 'object' THEN v_claims ELSE '{}' END;
+EXCEPTION WHEN invalid_text_representation OR untranslatable_character THEN
+    RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid request.jwt.claims',
+        DETAIL = 'The setting is not JSON.',
+        HINT = 'PostgREST sets it; elsewhere SET it to the claims as a JSON object.';
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.claims IS 'The claims of the request; an empty object when there are none.';
+
+CREATE FUNCTION api_key_internal.claim_uuid(p_claims jsonb, p_name text)
+RETURNS uuid
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (p_claims ->> p_name)::uuid;
+EXCEPTION WHEN invalid_text_representation THEN
+    RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid request.jwt.claims',
+        DETAIL = format('The claim %I is not a UUID.', p_name),
+        HINT = 'Users and tenants are identified by UUIDs; have your tokens carry them.';
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.claim_uuid IS 'One claim as a UUID; NULL when it is missing.';
+
+CREATE FUNCTION api_key_internal.caller()
+RETURNS api_key_internal.caller
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_claims jsonb := api_key_internal.claims();
+    v_caller api_key_internal.caller;
+BEGIN
+    v_caller.role_name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
+    v_caller.user_id := api_key_internal.claim_uuid(v_claims, 'sub');
+    v_caller.tenant_id := api_key_internal.claim_uuid(v_claims, 'tenant_id');
+    IF jsonb_typeof(v_claims -> 'scopes') = 'array' THEN
+        v_caller.scopes := ARRAY(SELECT jsonb_array_elements_text(v_claims -> 'scopes'));
+    END IF;
+    v_caller.tier := v_claims ->> 'tier';
+    v_caller.administrator := has_function_privilege(
+        v_caller.role_name, 'api_key.define_tier(text, integer, text)', 'EXECUTE');
+    RETURN v_caller;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.caller IS 'Who calls, as the request says.';
+
+CREATE FUNCTION api_key_internal.require_user(p_caller api_key_internal.caller)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT p_caller.administrator AND p_caller.user_id IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'the request names no user',
+            DETAIL = 'request.jwt.claims has no "sub", and the role may not act for others.',
+            HINT = 'Send a token with the claim "sub", or call as the service role.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.require_user IS 'Refuses callers who are neither a user nor an administrator.';
+
+-- The filter of list and of commands on many keys: an administrator names any user, a user only
+-- itself. Returns the user whose keys are meant; NULL means everybody's.
+CREATE FUNCTION api_key_internal.subject(p_caller api_key_internal.caller, p_user_id uuid)
+RETURNS uuid
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM api_key_internal.require_user(p_caller);
+    IF p_caller.administrator THEN
+        RETURN p_user_id;
+    END IF;
+    IF p_user_id <> p_caller.user_id THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'not allowed for another user',
+            DETAIL = 'p_user_id differs from the "sub" of the request.',
+            HINT = 'Leave p_user_id out, or call as the service role.';
+    END IF;
+    RETURN p_caller.user_id;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.subject IS 'The user whose keys the caller may mean with p_user_id.';

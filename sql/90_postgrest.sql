@@ -1,0 +1,77 @@
+CREATE FUNCTION api_key.setup_postgrest(
+    p_anon name = 'anon', p_authenticated name = 'authenticated', p_service name = 'service_role',
+    p_authenticator name = 'authenticator', p_create_roles boolean = false)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_role name;
+    -- What each role may call; each has what stands above it besides.
+    v_anon regprocedure[] := ARRAY[
+        'api_key.verify_api_key(text, text[], inet, text)',
+        'api_key.verify_api_key_hash(text)',
+        'api_key.revoke_own_api_key(text)'];
+    v_authenticated regprocedure[] := ARRAY[
+        'api_key.issue_api_key(uuid, text, text, text, text[], uuid, text, text, text, text, timestamptz, timestamptz, inet[], jsonb, text)',
+        'api_key.list_api_keys(uuid, uuid, boolean)',
+        'api_key.update_api_key(uuid, jsonb)',
+        'api_key.rotate_api_key(uuid, interval)',
+        'api_key.revoke_api_key(uuid, text)',
+        'api_key.revoke_api_keys(uuid, uuid, text)',
+        'api_key.delete_api_key(uuid)'];
+    v_service regprocedure[] := ARRAY[
+        'api_key.purge_api_keys(interval)',
+        'api_key.define_tier(text, integer, text)',
+        'api_key.define_scope(text, text)'];
+BEGIN
+    IF p_anon IS NULL OR p_authenticated IS NULL OR p_service IS NULL OR p_authenticator IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',
+            DETAIL = 'The name of a role is NULL.',
+            HINT = 'Leave it out for the usual name.';
+    ELSIF p_service IN (p_anon, p_authenticated, p_authenticator) OR p_anon = p_authenticated
+        OR p_authenticator IN (p_anon, p_authenticated)
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',
+            DETAIL = 'Two of the roles are the same.',
+            HINT = 'Name four different roles.';
+    END IF;
+    FOREACH v_role IN ARRAY ARRAY[p_anon, p_authenticated, p_service, p_authenticator] LOOP
+        IF EXISTS (SELECT FROM pg_roles WHERE rolname = v_role) THEN
+            CONTINUE;
+        ELSIF NOT coalesce(p_create_roles, false) THEN
+            RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('role %I does not exist', v_role),
+                DETAIL = 'setup_postgrest grants to roles that exist.',
+                HINT = 'Create it, or call setup_postgrest(p_create_roles => true).';
+        ELSIF v_role = p_authenticator THEN
+            EXECUTE format('CREATE ROLE %I LOGIN NOINHERIT', v_role);
+        ELSE
+            EXECUTE format('CREATE ROLE %I NOLOGIN', v_role);
+        END IF;
+    END LOOP;
+    FOREACH v_role IN ARRAY ARRAY[p_anon, p_authenticated, p_service] LOOP
+        IF p_create_roles AND NOT pg_has_role(p_authenticator, v_role, 'MEMBER') THEN
+            EXECUTE format('GRANT %I TO %I', v_role, p_authenticator);
+        END IF;
+    END LOOP;
+    EXECUTE format('GRANT USAGE ON SCHEMA api_key TO %I, %I, %I',
+        p_anon, p_authenticated, p_service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I, %I, %I',
+        array_to_string(v_anon, ', '), p_anon, p_authenticated, p_service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I, %I',
+        array_to_string(v_authenticated, ', '), p_authenticated, p_service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I',
+        array_to_string(v_service, ', '), p_service);
+    EXECUTE format('GRANT SELECT ON api_key.audit_log TO %I', p_service);
+END
+$$;
+COMMENT ON FUNCTION api_key.setup_postgrest IS
+$$Grants to PostgREST's roles what each may do: p_anon may verify and revoke by possession, p_authenticated besides that manages its own keys, p_service may do all.
+
+p_create_roles: creates roles that do not exist, and makes p_authenticator (LOGIN, without a password) a member of the others. Can be called again.
+Errors: 55000 a role is missing, 42501 by others than the owner of the extension.$$;
+
+-- PUBLIC may do nothing: PostgreSQL grants EXECUTE on functions and USAGE on types by default.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA api_key, api_key_internal FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA api_key, api_key_internal FROM PUBLIC;
+REVOKE ALL ON SCHEMA api_key, api_key_internal FROM PUBLIC;

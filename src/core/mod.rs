@@ -1,0 +1,13 @@
+//! What the extension knows: formats, hashes, decisions, algorithms.
+//!
+//! Nothing here knows of PostgreSQL. Time, randomness and keys come as arguments, so that plain
+//! `cargo test`, property tests and fuzzers reach all of it.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod base62;
+pub mod hash;
+pub mod key;
+pub mod scope;
+pub mod secret;
+pub mod verdict;

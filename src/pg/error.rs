@@ -1,0 +1,89 @@
+//! Errors of this layer, and the report that each becomes.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
+
+use crate::core::hash::HashError;
+
+/// What can go wrong besides a caller's mistake. No variant holds a secret or a hash.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// argon2 refuses the settings.
+    #[error("argon2 parameters are out of range")]
+    Cost,
+    /// A stored hash cannot be read.
+    #[error("a stored hash of an API key is damaged")]
+    StoredHash,
+    /// The operating system gave no memory to hash in.
+    #[error("no memory for argon2")]
+    Memory,
+    /// The extension's tables are not there.
+    #[error("the extension api_key is not installed in this database")]
+    NotInstalled,
+    /// A text from inside the extension is not a key's.
+    #[error("not the text of an API key")]
+    NotAKey,
+}
+
+impl From<HashError> for Error {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Cost => Self::Cost,
+            HashError::Stored => Self::StoredHash,
+        }
+    }
+}
+
+impl Error {
+    const fn report(&self) -> (PgSqlErrorCode, &'static str, &'static str) {
+        match self {
+            Self::Cost => (
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "argon2 needs at least 8 KiB of memory for each lane.",
+                "Set api_key.argon2_memory_kib to at least 8 times api_key.argon2_parallelism.",
+            ),
+            Self::StoredHash => (
+                PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+                "secret_hash is not the PHC string of an argon2 hash.",
+                "Restore the row from a backup, or issue a new key.",
+            ),
+            Self::Memory => (
+                PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+                "The operating system refused the work area of a hash.",
+                "Lower api_key.argon2_memory_kib, or give the server more memory.",
+            ),
+            Self::NotInstalled => (
+                PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                "The table api_key_internal.keys is missing.",
+                "CREATE EXTENSION api_key;",
+            ),
+            Self::NotAKey => (
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "The text does not have the form of a key.",
+                "Pass the whole text of the key.",
+            ),
+        }
+    }
+
+    /// Raises the error; does not return.
+    pub fn raise(self) -> ! {
+        let (code, detail, hint) = self.report();
+        ErrorReport::new(code, self.to_string(), function_name!())
+            .set_detail(detail)
+            .set_hint(hint)
+            .report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
+}
+
+/// Unwraps, or raises.
+pub trait OrRaise<T> {
+    /// The value, or an ERROR.
+    fn or_raise(self) -> T;
+}
+
+impl<T, E: Into<Error>> OrRaise<T> for Result<T, E> {
+    fn or_raise(self) -> T {
+        self.unwrap_or_else(|error| error.into().raise())
+    }
+}
