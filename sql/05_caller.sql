@@ -12,14 +12,36 @@ CREATE TYPE api_key_internal.caller AS (
 );
 COMMENT ON TYPE api_key_internal.caller IS 'Who calls, as the request says.';
 
+-- PostgREST answers 500 to P0002 and 503 to 53400. In its requests the error is raised its way
+-- (SQLSTATE PGRST), with the same code in the body and the status that fits.
+CREATE FUNCTION api_key_internal.refuse(
+    p_sqlstate text, p_status integer, p_message text, p_detail text, p_hint text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF coalesce(current_setting('request.method', true), '') <> '' THEN
+        RAISE SQLSTATE 'PGRST' USING
+            MESSAGE = json_build_object('code', p_sqlstate, 'message', p_message,
+                                        'details', p_detail, 'hint', p_hint),
+            DETAIL = json_build_object('status', p_status, 'headers', json_build_object());
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = p_sqlstate, MESSAGE = p_message, DETAIL = p_detail,
+        HINT = p_hint;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.refuse IS 'Raises an error; in a request of PostgREST with the given HTTP status.';
+
 CREATE FUNCTION api_key_internal.claims()
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_claims jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
+    v_claims jsonb;
 BEGIN
+    v_claims := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
     RETURN CASE WHEN jsonb_typeof(v_claims) = 'object' THEN v_claims ELSE '{}' END;
 EXCEPTION WHEN invalid_text_representation OR untranslatable_character THEN
     RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid request.jwt.claims',

@@ -51,8 +51,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid scopes',
             DETAIL = 'There are more than 256.',
             HINT = 'Use resource:* for all actions of a resource.';
-    ELSIF array_position(p_scopes, NULL) IS NOT NULL
-        OR EXISTS (SELECT FROM unnest(p_scopes) AS s WHERE NOT api_key_internal.is_scope(s))
+    ELSIF array_ndims(p_scopes) > 1 OR EXISTS (
+        SELECT FROM unnest(p_scopes) AS s WHERE api_key_internal.is_scope(s) IS NOT TRUE)
     THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid scopes',
             DETAIL = 'One of them is not a scope.',

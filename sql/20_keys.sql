@@ -47,10 +47,6 @@ COMMENT ON TABLE api_key_internal.issue_requests IS 'The p_request_id of issued 
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.issue_requests', '');
 
 -- Helpers in Rust (src/pg/keys.rs).
-CREATE FUNCTION api_key_internal.is_prefix(p_prefix text) RETURNS boolean
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_prefix_wrapper';
-COMMENT ON FUNCTION api_key_internal.is_prefix IS 'Whether a text may be the prefix of keys.';
-
 CREATE FUNCTION api_key_internal.mask(p_prefix text, p_key_id uuid) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mask_wrapper';
 COMMENT ON FUNCTION api_key_internal.mask IS 'A key as it may be shown: its prefix and the first digits of its id.';
@@ -124,7 +120,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid kind',
             DETAIL = 'It is neither secret nor publishable.',
             HINT = 'Pass one of the two.';
-    ELSIF NOT api_key_internal.is_prefix(p_key.key_prefix) THEN
+    ELSIF p_key.key_prefix !~ '^[a-z][a-z0-9_]{0,30}_$' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid prefix',
             DETAIL = 'It does not match ^[a-z][a-z0-9_]{0,30}_$',
             HINT = 'Pass lower-case letters, digits and underscores, ending in an underscore.';
@@ -137,10 +133,11 @@ BEGIN
             DETAIL = 'It is not before expires_at.',
             HINT = 'Pass an earlier time.';
     ELSIF cardinality(p_key.allowed_ips) NOT BETWEEN 1 AND 256
-        OR array_position(p_key.allowed_ips, NULL) IS NOT NULL
+        OR array_ndims(p_key.allowed_ips) > 1
+        OR EXISTS (SELECT FROM unnest(p_key.allowed_ips) AS ip WHERE ip IS NULL)
     THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid allowed_ips',
-            DETAIL = 'It is empty, has a NULL, or has more than 256 entries.',
+            DETAIL = 'It is empty, has a NULL, has more than one dimension, or more than 256 entries.',
             HINT = 'Pass addresses or networks, or NULL to allow every address.';
     ELSIF jsonb_typeof(p_key.metadata) <> 'object' OR length(p_key.metadata::text) > 16384 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid metadata',
@@ -207,9 +204,9 @@ BEGIN
     v_active := array_remove(v_active, p_except);
     v_excess := cardinality(v_active) + 1 - v_tier.max_active_keys;
     IF v_excess > 0 AND v_tier.on_excess = 'reject' THEN
-        RAISE EXCEPTION USING ERRCODE = '53400', MESSAGE = 'too many active keys',
-            DETAIL = format('The tier allows a user %s active keys.', v_tier.max_active_keys),
-            HINT = 'Revoke one first, or raise the limit with define_tier.';
+        PERFORM api_key_internal.refuse('53400', 409, 'too many active keys',
+            format('The tier allows a user %s active keys.', v_tier.max_active_keys),
+            'Revoke one first, or raise the limit with define_tier.');
     END IF;
     FOREACH v_key_id IN ARRAY v_active[1:greatest(v_excess, 0)] LOOP
         UPDATE api_key_internal.keys SET enabled = false, updated_at = clock_timestamp()
@@ -239,9 +236,9 @@ BEGIN
                    OR tenant_id = p_caller.tenant_id))
     FOR UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'P0002', MESSAGE = 'no such key',
-            DETAIL = 'There is no key with this id, or it is not the caller''s.',
-            HINT = 'list_api_keys() shows the keys that you may change.';
+        PERFORM api_key_internal.refuse('P0002', 404, 'no such key',
+            'There is no key with this id, or it is not the caller''s.',
+            'list_api_keys() shows the keys that you may change.');
     END IF;
     RETURN v_key;
 END

@@ -23,7 +23,8 @@ DECLARE
     v_service regprocedure[] := ARRAY[
         'api_key.purge_api_keys(interval)',
         'api_key.define_tier(text, integer, text)',
-        'api_key.define_scope(text, text)'];
+        'api_key.define_scope(text, text)',
+        'api_key.flush_usage()'];
 BEGIN
     IF p_anon IS NULL OR p_authenticated IS NULL OR p_service IS NULL OR p_authenticator IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',
@@ -62,7 +63,7 @@ BEGIN
         array_to_string(v_authenticated, ', '), p_authenticated, p_service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I',
         array_to_string(v_service, ', '), p_service);
-    EXECUTE format('GRANT SELECT ON api_key.audit_log TO %I', p_service);
+    EXECUTE format('GRANT SELECT ON api_key.audit_log, api_key.stats TO %I', p_service);
 END
 $$;
 COMMENT ON FUNCTION api_key.setup_postgrest IS

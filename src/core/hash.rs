@@ -53,7 +53,8 @@ pub fn hash<A: AsMut<[Block]>>(
     let mut salt = [0; Salt::RECOMMENDED_LENGTH];
     rng.fill_bytes(&mut salt);
     let salt = Salt::new(&salt).map_err(|_| HashError::Cost)?;
-    let output = output::<A>(Algorithm::Argon2id, Version::V0x13, &params, secret, &salt, work_area)?;
+    let output =
+        output::<A>(Algorithm::Argon2id, Version::V0x13, &params, secret, &salt, work_area)?;
     let phc = PasswordHash {
         algorithm: Algorithm::Argon2id.ident(),
         version: Some(Version::V0x13.into()),
@@ -87,6 +88,20 @@ pub fn verify<A: AsMut<[Block]>>(
     let params = Params::try_from(&phc).map_err(|_| HashError::Cost)?;
     let output = output::<A>(algorithm, version, &params, secret, &salt, work_area)?;
     Ok(output.ct_eq(expected.as_bytes()).into())
+}
+
+/// Whether `stored` costs less to attack than a hash of `cost` would: another algorithm than
+/// argon2id of version 1.3, or a smaller product of memory and passes.
+///
+/// # Errors
+/// As [`verify`].
+pub fn is_weaker(stored: &str, cost: Cost) -> Result<bool, HashError> {
+    let phc = PasswordHash::new(stored).map_err(|_| HashError::Stored)?;
+    let params = Params::try_from(&phc).map_err(|_| HashError::Cost)?;
+    let work = |memory: u32, iterations: u32| u64::from(memory) * u64::from(iterations);
+    Ok(phc.algorithm != Algorithm::Argon2id.ident()
+        || phc.version != Some(Version::V0x13.into())
+        || work(params.m_cost(), params.t_cost()) < work(cost.memory_kib, cost.iterations))
 }
 
 fn output<A: AsMut<[Block]>>(
@@ -141,12 +156,21 @@ mod tests {
     }
 
     #[test]
+    fn only_a_cheaper_hash_or_another_algorithm_is_weaker() {
+        let mut rng = StdRng::seed_from_u64(4);
+        let stored = hash(b"secret", CHEAP, &mut rng, area);
+        let stored = stored.as_deref().unwrap_or_default();
+        assert_eq!(is_weaker(stored, CHEAP), Ok(false));
+        assert_eq!(is_weaker(stored, Cost { memory_kib: 32, ..CHEAP }), Ok(false));
+        assert_eq!(is_weaker(stored, Cost { iterations: 2, ..CHEAP }), Ok(true));
+        assert_eq!(is_weaker(&stored.replace("argon2id", "argon2i"), CHEAP), Ok(true));
+        assert_eq!(is_weaker("$2b$04$abcdefghijklmnopqrstuv", CHEAP), Err(HashError::Stored));
+    }
+
+    #[test]
     fn two_hashes_of_one_secret_differ() {
         let mut rng = StdRng::seed_from_u64(2);
-        assert_ne!(
-            hash(b"secret", CHEAP, &mut rng, area),
-            hash(b"secret", CHEAP, &mut rng, area)
-        );
+        assert_ne!(hash(b"secret", CHEAP, &mut rng, area), hash(b"secret", CHEAP, &mut rng, area));
     }
 
     #[test]

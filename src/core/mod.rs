@@ -6,8 +6,12 @@
 #![deny(missing_docs)]
 
 pub mod base62;
+pub mod gcra;
 pub mod hash;
 pub mod key;
+pub mod memo;
 pub mod scope;
 pub mod secret;
+pub mod table;
+pub mod usage;
 pub mod verdict;

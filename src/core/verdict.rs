@@ -3,7 +3,7 @@
 use super::scope;
 
 /// The answers to a question about a key, in the order in which they are decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Code {
     /// Not the text of a key.
     Malformed,
@@ -32,6 +32,28 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them, in order.
+    pub const ALL: [Self; 12] = [
+        Self::Malformed,
+        Self::NotFound,
+        Self::Throttled,
+        Self::Overloaded,
+        Self::Revoked,
+        Self::Disabled,
+        Self::NotYetValid,
+        Self::Expired,
+        Self::IpNotAllowed,
+        Self::ResourceMismatch,
+        Self::InsufficientScope,
+        Self::Valid,
+    ];
+
+    /// The code that callers read as `name`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == name)
+    }
+
     /// The code as callers read it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -23,6 +23,12 @@ pub enum Error {
     /// A text from inside the extension is not a key's.
     #[error("not the text of an API key")]
     NotAKey,
+    /// There is no worker to write use counts.
+    #[error("nothing can be flushed here")]
+    NothingToFlush,
+    /// The worker had an error.
+    #[error("the flush failed")]
+    FlushFailed,
 }
 
 impl From<HashError> for Error {
@@ -61,6 +67,16 @@ impl Error {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 "The text does not have the form of a key.",
                 "Pass the whole text of the key.",
+            ),
+            Self::NothingToFlush => (
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "The server is a standby, or api_key is not in shared_preload_libraries.",
+                "Add api_key to shared_preload_libraries and restart; a standby writes what it has counted when it is promoted.",
+            ),
+            Self::FlushFailed => (
+                PgSqlErrorCode::ERRCODE_SYSTEM_ERROR,
+                "The worker had an error; what it was to write is kept in memory.",
+                "SELECT last_error FROM api_key.stats;",
             ),
         }
     }

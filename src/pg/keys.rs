@@ -10,12 +10,6 @@ use super::work_area::WorkArea;
 use crate::core::key::PresentedKey;
 use crate::core::{hash, key, scope};
 
-/// Whether a text may be the prefix of keys.
-#[pg_extern(sql = false, immutable, parallel_safe)]
-fn is_prefix(prefix: &str) -> bool {
-    key::is_prefix(prefix.as_bytes())
-}
-
 /// A key as it may be shown.
 #[pg_extern(sql = false, immutable, parallel_safe)]
 fn mask(prefix: &str, key_id: pgrx::Uuid) -> String {
@@ -39,9 +33,14 @@ fn make_key(prefix: &str, key_id: pgrx::Uuid) -> String {
 /// The hash under which the secret of a key is stored.
 #[pg_extern(sql = false)]
 fn hash_key(api_key: &str) -> String {
-    let key = PresentedKey::parse(api_key.as_bytes())
-        .unwrap_or_else(|_malformed| Error::NotAKey.raise());
-    hash::hash(key.secret, settings::argon2_cost(), &mut operating_system_rng(), WorkArea::new)
+    let key =
+        PresentedKey::parse(api_key.as_bytes()).unwrap_or_else(|_malformed| Error::NotAKey.raise());
+    hash_secret(key.secret)
+}
+
+/// The PHC string of a secret under today's cost.
+pub fn hash_secret(secret: &[u8]) -> String {
+    hash::hash(secret, settings::argon2_cost(), &mut operating_system_rng(), WorkArea::new)
         .or_raise()
 }
 

@@ -3,15 +3,23 @@
 //! It translates and holds no decisions. The only unsafe code of the extension is here.
 
 // `#[pg_extern(sql = false)]`: the SQL surface is written in sql/, which declares each function.
+mod admission;
 mod array;
 mod call;
 mod error;
+mod failures;
 mod jsonb;
 mod keys;
+mod pending;
+mod recording;
 mod rows;
 mod settings;
+mod shared;
+mod stats;
+mod upgrades;
 mod verify;
 mod work_area;
+mod worker;
 
 use pgrx::prelude::*;
 
@@ -25,11 +33,19 @@ extension_sql_file!("../../sql/16_scopes.sql", name = "scopes", requires = ["tie
 extension_sql_file!("../../sql/19_usage.sql", name = "usage", requires = ["scopes"]);
 extension_sql_file!("../../sql/20_keys.sql", name = "keys", requires = ["usage"]);
 extension_sql_file!("../../sql/25_verify.sql", name = "verify", requires = ["keys"]);
+extension_sql_file!("../../sql/26_worker.sql", name = "worker", requires = ["verify"]);
+extension_sql_file!("../../sql/27_stats.sql", name = "stats", requires = ["worker"]);
 extension_sql_file!("../../sql/90_postgrest.sql", name = "postgrest", finalize);
 
 /// Called by PostgreSQL when it loads the library.
 #[allow(non_snake_case)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    settings::register();
+    // SAFETY: read in the process that loads the library.
+    let preloading = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
+    settings::register(preloading);
+    if preloading {
+        shared::register();
+        worker::register();
+    }
 }

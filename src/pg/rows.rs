@@ -166,7 +166,8 @@ impl Row {
     /// A uuid column.
     pub fn uuid(&self, column: Column) -> Option<Uuid> {
         // SAFETY: callers name uuid columns, which are 16 bytes by reference.
-        self.datum(column).map(|datum| unsafe { Uuid::from_bytes(*datum.cast_mut_ptr::<[u8; 16]>()) })
+        self.datum(column)
+            .map(|datum| unsafe { Uuid::from_bytes(*datum.cast_mut_ptr::<[u8; 16]>()) })
     }
 
     /// A timestamptz column: microseconds since 2000-01-01 UTC.

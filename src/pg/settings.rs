@@ -1,12 +1,85 @@
 //! Settings, all under `api_key.`. Each with its reason for being.
 
+use std::ffi::CStr;
+use std::time::Duration;
+
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
+use crate::core::gcra::Rate;
 use crate::core::hash::Cost;
 
 static ARGON2_MEMORY_KIB: GucSetting<i32> = GucSetting::<i32>::new(19_456);
 static ARGON2_ITERATIONS: GucSetting<i32> = GucSetting::<i32>::new(2);
 static ARGON2_PARALLELISM: GucSetting<i32> = GucSetting::<i32>::new(1);
+
+static MEMO_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(65_536);
+static USAGE_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(65_536);
+static FAILURE_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(16_384);
+static REFUSAL_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(4_096);
+static FAILURE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10);
+static MAX_CONCURRENT_HASHES: GucSetting<i32> = GucSetting::<i32>::new(0);
+static HASH_QUEUE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(2_000);
+static FLUSH_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10);
+
+/// How many entries the structures in shared memory have.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Sizes {
+    /// Known secrets.
+    pub memo_entries: usize,
+    /// Keys with use counts to be written.
+    pub usage_entries: usize,
+    /// Keys with wrong secrets of late.
+    pub failure_entries: usize,
+    /// Kinds of refusals to be written.
+    pub refusal_entries: usize,
+}
+
+impl Sizes {
+    /// What a backend takes for itself without preloading: about 100 kB.
+    pub const fn of_a_backend() -> Self {
+        Self { memo_entries: 4_096, usage_entries: 16, failure_entries: 512, refusal_entries: 16 }
+    }
+}
+
+/// The sizes that the settings ask for.
+pub fn sizes() -> Sizes {
+    let entries = |setting: &GucSetting<i32>| usize::try_from(setting.get()).unwrap_or(1);
+    Sizes {
+        memo_entries: entries(&MEMO_ENTRIES),
+        usage_entries: entries(&USAGE_ENTRIES),
+        failure_entries: entries(&FAILURE_ENTRIES),
+        refusal_entries: entries(&REFUSAL_ENTRIES),
+    }
+}
+
+/// Wrong secrets for a key id: so many a minute, and so many at once.
+pub fn failure_rate() -> Rate {
+    let limit = FAILURE_LIMIT.get().unsigned_abs();
+    Rate::new(limit, 60_000_000, limit)
+}
+
+/// How many secrets may be hashed at a time. The default is the number of processors: more would
+/// not end sooner, and each takes the memory of a hash.
+pub fn max_concurrent_hashes() -> u32 {
+    match MAX_CONCURRENT_HASHES.get().unsigned_abs() {
+        0 => std::thread::available_parallelism()
+            .ok()
+            .and_then(|processors| u32::try_from(processors.get()).ok())
+            .unwrap_or(1),
+        most => most,
+    }
+}
+
+/// How long a check waits for room to hash, in milliseconds.
+pub fn hash_queue_timeout() -> i64 {
+    HASH_QUEUE_TIMEOUT.get().into()
+}
+
+/// How often use counts and refusals are written.
+pub fn flush_interval() -> Duration {
+    Duration::from_secs(FLUSH_INTERVAL.get().unsigned_abs().into())
+}
 
 /// The cost of new hashes. The defaults are OWASP's (Password Storage Cheat Sheet: 19 MiB, t=2,
 /// p=1). Keys made under other values still verify.
@@ -19,38 +92,102 @@ pub fn argon2_cost() -> Cost {
 }
 
 /// Makes the settings known to PostgreSQL.
-pub fn register() {
+pub fn register(preloading: bool) {
+    use GucContext::{Postmaster, Sighup, Suset};
+    let plain = GucFlags::default();
+
     // Superusers only: whoever could lower the cost could weaken the keys of others.
-    GucRegistry::define_int_guc(
+    integer(
         c"api_key.argon2_memory_kib",
         c"Memory of argon2id for new secrets, in KiB.",
         c"At least 8 times api_key.argon2_parallelism.",
         &ARGON2_MEMORY_KIB,
-        8,
-        4 * 1024 * 1024,
-        GucContext::Suset,
-        GucFlags::default(),
+        (8, 4 * 1024 * 1024),
+        (Suset, plain),
     );
-    GucRegistry::define_int_guc(
+    integer(
         c"api_key.argon2_iterations",
         c"Passes of argon2id over its memory for new secrets.",
         c"",
         &ARGON2_ITERATIONS,
-        1,
-        1000,
-        GucContext::Suset,
-        GucFlags::default(),
+        (1, 1000),
+        (Suset, plain),
     );
-    GucRegistry::define_int_guc(
+    integer(
         c"api_key.argon2_parallelism",
         c"Lanes of argon2id for new secrets. They are computed one after another.",
         c"",
         &ARGON2_PARALLELISM,
-        1,
-        64,
-        GucContext::Suset,
-        GucFlags::default(),
+        (1, 64),
+        (Suset, plain),
     );
+    integer(
+        c"api_key.failure_limit",
+        c"Wrong secrets that a key id may be asked about, a minute.",
+        c"Further ones are answered THROTTLED without hashing. Known secrets are not counted.",
+        &FAILURE_LIMIT,
+        (1, 1_000_000),
+        (Suset, plain),
+    );
+    integer(
+        c"api_key.max_concurrent_hashes",
+        c"Secrets that are hashed at a time, over all sessions.",
+        c"0 means the number of processors.",
+        &MAX_CONCURRENT_HASHES,
+        (0, 1024),
+        (Sighup, plain),
+    );
+    integer(
+        c"api_key.hash_queue_timeout",
+        c"How long a check waits for room to hash, before it answers OVERLOADED.",
+        c"",
+        &HASH_QUEUE_TIMEOUT,
+        (0, 600_000),
+        (Suset, GucFlags::UNIT_MS),
+    );
+    integer(
+        c"api_key.flush_interval",
+        c"How often use counts and refusals are written to tables.",
+        c"",
+        &FLUSH_INTERVAL,
+        (1, 3600),
+        (Sighup, GucFlags::UNIT_S),
+    );
+    // What sizes shared memory can be set only before there is any.
+    if preloading {
+        integer(
+            c"api_key.memo_entries",
+            c"Known secrets that are remembered, 18 bytes each; a known secret is not hashed again.",
+            c"",
+            &MEMO_ENTRIES,
+            (64, 64 * 1024 * 1024),
+            (Postmaster, plain),
+        );
+        integer(
+            c"api_key.usage_entries",
+            c"Keys whose use is kept in memory between two flushes.",
+            c"",
+            &USAGE_ENTRIES,
+            (64, 64 * 1024 * 1024),
+            (Postmaster, plain),
+        );
+        integer(
+            c"api_key.failure_entries",
+            c"Keys whose failure budget is kept in memory.",
+            c"",
+            &FAILURE_ENTRIES,
+            (64, 64 * 1024 * 1024),
+            (Postmaster, plain),
+        );
+        integer(
+            c"api_key.refusal_entries",
+            c"Kinds of refusals (code, key, address) kept apart between two flushes.",
+            c"",
+            &REFUSAL_ENTRIES,
+            (64, 1024 * 1024),
+            (Postmaster, plain),
+        );
+    }
     // SAFETY: the name is a C string that lives for ever.
     unsafe {
         #[cfg(feature = "pg14")]
@@ -58,4 +195,15 @@ pub fn register() {
         #[cfg(not(feature = "pg14"))]
         pg_sys::MarkGUCPrefixReserved(c"api_key".as_ptr());
     }
+}
+
+fn integer(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<i32>,
+    (least, most): (i32, i32),
+    (context, flags): (GucContext, GucFlags),
+) {
+    GucRegistry::define_int_guc(name, short, long, setting, least, most, context, flags);
 }

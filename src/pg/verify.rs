@@ -4,12 +4,15 @@
 use pgrx::pg_sys;
 use uuid::Uuid;
 
+use super::admission::Room;
 use super::array;
 use super::call::{argument, sql_function};
 use super::error::OrRaise;
 use super::jsonb::{self, Value};
 use super::rows::{Column, Row};
+use super::shared::{self, Counter, State};
 use super::work_area::WorkArea;
+use super::{failures, recording, upgrades};
 use crate::core::hash;
 use crate::core::key::PresentedKey;
 use crate::core::verdict::{Code, KeyState, Request, decide};
@@ -26,27 +29,71 @@ struct ProvenKey {
     by_previous_secret: bool,
 }
 
-/// Finds the key of a text and checks its secret: cheap refusals first, the hash last.
-fn prove(text: &[u8], now: pg_sys::TimestampTz) -> Result<ProvenKey, Code> {
-    let key = PresentedKey::parse(text).map_err(|_malformed| Code::Malformed)?;
-    let row = Row::find(key.key_id).ok_or(Code::NotFound)?;
-    if row.text(Column::KeyPrefix) != Some(key.prefix) {
-        return Err(Code::NotFound);
+/// Why a text proves nothing.
+struct Refusal {
+    code: Code,
+    /// The key whose id is in the text, if there is one.
+    key_id: Option<Uuid>,
+    /// argon2 has said no.
+    wrong_secret: bool,
+}
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Self {
+        Self { code, key_id: None, wrong_secret: false }
     }
-    let matches = |column| {
-        row.text(column).is_some_and(|stored| {
-            hash::verify(key.secret, &String::from_utf8_lossy(stored), WorkArea::new).or_raise()
-        })
-    };
+}
+
+/// Finds the key of a text and checks its secret. Cheap refusals come first, the hash last.
+fn prove(state: &State, text: &[u8], now: i64) -> Result<ProvenKey, Refusal> {
+    let presented = PresentedKey::parse(text).map_err(|_malformed| Code::Malformed)?;
+    let key_id = presented.key_id;
+    let row = Row::find(key_id).ok_or(Code::NotFound)?;
+    if row.text(Column::KeyPrefix) != Some(presented.prefix) {
+        return Err(Code::NotFound.into());
+    }
     let in_grace = row.timestamp(Column::GraceExpiresAt).is_some_and(|until| now < until);
-    let by_previous_secret = if matches(Column::SecretHash) {
-        false
-    } else if in_grace && matches(Column::PreviousSecretHash) {
-        true
+    let previous = row.text(Column::PreviousSecretHash).filter(|_| in_grace);
+    let candidates = [(row.text(Column::SecretHash), false), (previous, true)];
+
+    let known = candidates.iter().find(|(stored, _)| {
+        stored
+            .is_some_and(|stored| state.memo.contains(state.tag_key.tag(stored, presented.secret)))
+    });
+    let by_previous_secret = if let Some((_, by_previous_secret)) = known {
+        state.count(Counter::MemoHits);
+        *by_previous_secret
     } else {
-        return Err(Code::NotFound);
+        state.count(Counter::MemoMisses);
+        let refusal = |code, wrong_secret| Refusal { code, key_id: Some(key_id), wrong_secret };
+        if !failures::take(state, key_id, now) {
+            state.count(Counter::Throttled);
+            return Err(refusal(Code::Throttled, false));
+        }
+        let Some(_room) = Room::wait(state) else {
+            failures::give_back(state, key_id);
+            return Err(refusal(Code::Overloaded, false));
+        };
+        let matching = candidates.iter().find(|(stored, _)| {
+            stored.is_some_and(|stored| matches(state, stored, presented.secret))
+        });
+        let Some((Some(stored), by_previous_secret)) = matching else {
+            return Err(refusal(Code::NotFound, true));
+        };
+        failures::give_back(state, key_id);
+        state.memo.insert(state.tag_key.tag(stored, presented.secret));
+        if !by_previous_secret {
+            upgrades::offer(state, key_id, stored, presented.secret);
+        }
+        *by_previous_secret
     };
-    Ok(ProvenKey { key_id: key.key_id, row, by_previous_secret })
+    Ok(ProvenKey { key_id, row, by_previous_secret })
+}
+
+/// Whether argon2 says that the secret is the one that `stored` was made of.
+fn matches(state: &State, stored: &[u8], secret: &[u8]) -> bool {
+    state.count(Counter::HashesRun);
+    hash::verify(secret, &String::from_utf8_lossy(stored), WorkArea::new).or_raise()
 }
 
 /// The arguments of `verify_api_key`.
@@ -67,30 +114,42 @@ struct Answer<'a> {
 fn answer(question: Question<'_>) -> Answer<'_> {
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    match prove(question.text.unwrap_or_default(), now) {
-        Err(code) => Answer { code, key: None, question },
+    let client_ip = question.client_ip;
+    shared::with(|state| match prove(state, question.text.unwrap_or_default(), now) {
+        Err(Refusal { code, key_id, wrong_secret }) => {
+            recording::refused(state, code, key_id, wrong_secret, now, client_ip);
+            Answer { code, key: None, question }
+        }
         Ok(key) => {
-            let row = &key.row;
-            let granted: Vec<&[u8]> = scopes(row).into_iter().flatten().collect();
-            let code = decide(
-                KeyState {
-                    revoked: row.datum(Column::RevokedAt).is_some(),
-                    enabled: row.datum(Column::Enabled).is_some_and(|enabled| enabled.value() != 0),
-                    not_before: row.timestamp(Column::NotBefore),
-                    expires_at: row.timestamp(Column::ExpiresAt),
-                    resource_id: row.text(Column::ResourceId),
-                    scopes: &granted,
-                },
-                Request {
-                    now,
-                    ip_allowed: ip_allowed(row, question.client_ip),
-                    resource_id: question.resource_id,
-                    required_scopes: &question.required_scopes,
-                },
-            );
+            let code = verdict(&key.row, &question, now);
+            if code == Code::Valid {
+                recording::used(state, key.key_id, now, client_ip);
+            } else {
+                recording::refused(state, code, Some(key.key_id), false, now, client_ip);
+            }
             Answer { code, key: Some(key), question }
         }
-    }
+    })
+}
+
+fn verdict(row: &Row, question: &Question<'_>, now: i64) -> Code {
+    let granted: Vec<&[u8]> = scopes(row).into_iter().flatten().collect();
+    decide(
+        KeyState {
+            revoked: row.datum(Column::RevokedAt).is_some(),
+            enabled: row.datum(Column::Enabled).is_some_and(|enabled| enabled.value() != 0),
+            not_before: row.timestamp(Column::NotBefore),
+            expires_at: row.timestamp(Column::ExpiresAt),
+            resource_id: row.text(Column::ResourceId),
+            scopes: &granted,
+        },
+        Request {
+            now,
+            ip_allowed: ip_allowed(row, question.client_ip),
+            resource_id: question.resource_id,
+            required_scopes: &question.required_scopes,
+        },
+    )
 }
 
 fn scopes(row: &Row) -> Vec<Option<&[u8]>> {
@@ -126,8 +185,7 @@ unsafe fn verify(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
     let question = unsafe {
         Question {
             text: argument(fcinfo, 0).map(|datum| array::text_bytes(datum)),
-            required_scopes: argument(fcinfo, 1)
-                .map_or_else(Vec::new, |datum| array::texts(datum)),
+            required_scopes: argument(fcinfo, 1).map_or_else(Vec::new, |datum| array::texts(datum)),
             client_ip: argument(fcinfo, 2),
             resource_id: argument(fcinfo, 3).map(|datum| array::text_bytes(datum)),
         }
@@ -136,6 +194,11 @@ unsafe fn verify(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
     Some(match (code, &key) {
         (Code::Valid, Some(ProvenKey { key_id, row, by_previous_secret })) => {
             let grace = row.timestamp(Column::GraceExpiresAt).filter(|_| *by_previous_secret);
+            // The version of the secret that was presented.
+            let secret_version = row
+                .datum(Column::SecretVersion)
+                .map_or(0, |version| i64::try_from(version.value()).unwrap_or(0))
+                - i64::from(*by_previous_secret);
             jsonb::object(&[
                 ("valid", Value::Bool(true)),
                 ("code", code.as_str().into()),
@@ -150,12 +213,7 @@ unsafe fn verify(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
                 ("resource_id", row.text(Column::ResourceId).into()),
                 ("metadata", row.datum(Column::Metadata).map_or(Value::Null, Value::Jsonb)),
                 ("expires_at", timestamp(row.timestamp(Column::ExpiresAt))),
-                (
-                    "secret_version",
-                    Value::Integer(row.datum(Column::SecretVersion).map_or(0, |version| {
-                        i64::try_from(version.value()).unwrap_or(0)
-                    })),
-                ),
+                ("secret_version", Value::Integer(secret_version)),
                 ("grace_expires_at", timestamp(grace)),
             ])
         }
@@ -223,7 +281,7 @@ unsafe fn possession(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> 
     let (text, now) = unsafe {
         (argument(fcinfo, 0).map(|datum| array::text_bytes(datum)), pg_sys::GetCurrentTimestamp())
     };
-    let key = prove(text.unwrap_or_default(), now).ok()?;
+    let key = shared::with(|state| prove(state, text.unwrap_or_default(), now)).ok()?;
     Some(jsonb::object(&[
         ("key_id", key.key_id.into()),
         ("by_previous_secret", Value::Bool(key.by_previous_secret)),

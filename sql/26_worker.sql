@@ -1,0 +1,63 @@
+-- Called by the worker (src/pg/worker.rs), once a batch and in a transaction of its own. Times
+-- are microseconds since 2000-01-01 UTC.
+CREATE FUNCTION api_key_internal.write_pending(p_pending jsonb)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+-- Whoever holds a lock for long must not hold up the other databases.
+SET lock_timeout = '5s'
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_epoch CONSTANT timestamptz := '2000-01-01 00:00:00+00';
+BEGIN
+    -- Update first: unlike ON CONFLICT it writes no lock record to the WAL.
+    WITH used AS (
+        SELECT u.key_id, u.uses, u.failures, u.last_used_ip,
+               v_epoch + u.last_used_at * interval '1 microsecond' AS last_used_at
+        FROM jsonb_to_recordset(p_pending -> 'usage') AS u
+            (key_id uuid, uses bigint, failures bigint, last_used_at bigint, last_used_ip inet)
+    ), updated AS (
+        UPDATE api_key_internal.key_usage AS k SET
+            usage_count = k.usage_count + used.uses,
+            failure_count = k.failure_count + used.failures,
+            last_used_at = greatest(k.last_used_at, used.last_used_at),
+            last_used_ip = coalesce(used.last_used_ip, k.last_used_ip)
+        FROM used WHERE k.key_id = used.key_id
+        RETURNING k.key_id
+    )
+    INSERT INTO api_key_internal.key_usage
+        (key_id, usage_count, failure_count, last_used_at, last_used_ip)
+    SELECT key_id, uses, failures, last_used_at, last_used_ip FROM used
+    -- Not for keys that were deleted since.
+    WHERE key_id NOT IN (SELECT key_id FROM updated)
+      AND key_id IN (SELECT key_id FROM api_key_internal.keys);
+
+    INSERT INTO api_key_internal.audit_log
+        (occurred_at, event, actor_role, key_id, user_id, tenant_id, details)
+    SELECT v_epoch + r.last_at * interval '1 microsecond', 'refused', 'api_key worker',
+           r.key_id, k.user_id, k.tenant_id,
+           jsonb_build_object('code', r.code, 'count', r.count, 'client_ip', r.client_ip,
+               'first_at', v_epoch + r.first_at * interval '1 microsecond')
+    FROM jsonb_to_recordset(p_pending -> 'refusals') AS r
+        (code text, key_id uuid, client_ip inet, count bigint, first_at bigint, last_at bigint)
+    LEFT JOIN api_key_internal.keys AS k ON k.key_id = r.key_id
+    ORDER BY r.last_at;
+
+    -- Compare and swap: a rotation since has another hash, and wins.
+    UPDATE api_key_internal.keys AS k SET secret_hash = better.hash
+    FROM jsonb_to_recordset(p_pending -> 'upgrades') AS better
+        (key_id uuid, replaces text, hash text)
+    WHERE k.key_id = better.key_id
+      AND sha256(convert_to(k.secret_hash, 'UTF8')) = decode(better.replaces, 'hex');
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.write_pending IS 'Writes use counts, refusals and better hashes that were kept in memory.';
+
+CREATE FUNCTION api_key.flush_usage() RETURNS void
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'flush_usage_wrapper';
+COMMENT ON FUNCTION api_key.flush_usage IS
+$$Has use counts and refusals written now, and waits for it.
+
+They are written every api_key.flush_interval anyway. The worker writes in a transaction of its own, so the next statement sees them.
+Errors: 55000 on a standby or without preloading, 58000 if the worker failed; see api_key.stats.$$;

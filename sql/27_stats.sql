@@ -1,0 +1,17 @@
+CREATE FUNCTION api_key_internal.counters() RETURNS jsonb
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'counters_wrapper';
+COMMENT ON FUNCTION api_key_internal.counters IS 'What api_key.stats shows, as one object.';
+
+CREATE VIEW api_key.stats AS
+SELECT c.*
+FROM pg_catalog.jsonb_to_record(api_key_internal.counters()) AS c (
+    preloaded boolean, memo_hits bigint, memo_misses bigint, memo_entries bigint,
+    memo_capacity bigint, hashes_run bigint, hashes_running integer, hashes_limit integer,
+    hashes_waited bigint, hashes_refused bigint, throttled bigint, failure_entries bigint,
+    failure_capacity bigint, usage_entries bigint, usage_capacity bigint, usage_dropped bigint,
+    refusal_entries bigint, refusal_capacity bigint, upgrade_entries bigint, flushes bigint,
+    last_flush_at timestamptz, last_error text, last_error_at timestamptz);
+COMMENT ON VIEW api_key.stats IS
+$$What the extension does in memory, since the server's start; without preloading, since the session's.
+
+memo_hits, memo_misses: secrets found among the known ones, or not. hashes_run: argon2 runs to check a secret; hashes_waited, hashes_refused: those that had to wait for room, and those given up (OVERLOADED). throttled: checks refused by a failure budget. *_entries, *_capacity: how full each structure is. usage_dropped: uses not counted for want of room. flushes: how often a database's counts were written. last_error: of the worker.$$;

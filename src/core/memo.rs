@@ -1,0 +1,226 @@
+//! The memo of a pure function: "this secret matches this stored hash".
+//!
+//! It keeps HMAC-SHA256(random key, stored hash ‖ presented secret), cut to 128 bits, of pairs
+//! that argon2 has found to match. Such a fact can never become false, so nothing is ever
+//! invalidated; whether the key may be used is read from its row each time.
+//!
+//! Shared by all backends without a lock. A reader may see half of one tag and half of another,
+//! or of a tag that is being written: to pass by such a mixture one would have to present a pair
+//! whose tag equals it, which is as hard as to hit any other 128 bits.
+
+use hmac::Hmac;
+use hmac::digest::{FixedOutput, KeyInit, Update};
+use sha2::Sha256;
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Tags in a set, which fills two cache lines together with its cursor.
+const WAYS: usize = 7;
+/// Words in a set: the cursor, a spare, and the tags.
+const SET_WORDS: usize = 2 + 2 * WAYS;
+
+/// A pair of stored hash and secret, as the memo knows it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Tag([u64; 2]);
+
+/// The key under which tags are made: random, made at each start of the server.
+pub struct TagKey(Hmac<Sha256>);
+
+impl TagKey {
+    /// A key of 64 random bytes, as many as a block of SHA-256 (RFC 2104).
+    #[must_use]
+    pub fn new(key: &[u8; 64]) -> Self {
+        Self(Hmac::new(&(*key).into()))
+    }
+
+    /// The tag of a pair.
+    #[must_use]
+    pub fn tag(&self, stored_hash: &[u8], secret: &[u8]) -> Tag {
+        let mut mac = self.0.clone();
+        // The length keeps the two apart.
+        mac.update(&(stored_hash.len() as u64).to_le_bytes());
+        mac.update(stored_hash);
+        mac.update(secret);
+        let mac = mac.finalize_fixed();
+        let word = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&mac[at..at + 8]);
+            u64::from_le_bytes(bytes)
+        };
+        Tag([word(0), word(8)])
+    }
+}
+
+/// A bounded set of tags over memory that is all zero at first; old ones give way.
+#[derive(Clone, Copy)]
+pub struct Memo<'a> {
+    words: &'a [AtomicU64],
+}
+
+impl<'a> Memo<'a> {
+    /// How many words a memo of at least `entries` tags needs.
+    #[must_use]
+    pub const fn words(entries: usize) -> usize {
+        entries.div_ceil(WAYS) * SET_WORDS
+    }
+
+    /// A memo over `words`, of which there is at least one set.
+    #[must_use]
+    pub const fn new(words: &'a [AtomicU64]) -> Self {
+        Self { words }
+    }
+
+    /// How many tags it can hold.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.words.len() / SET_WORDS * WAYS
+    }
+
+    /// How many tags it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.words
+            .chunks_exact(SET_WORDS)
+            .flat_map(|set| set[2..].chunks_exact(2))
+            .filter(|tag| tag[0].load(Relaxed) != 0 || tag[1].load(Relaxed) != 0)
+            .count()
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether `tag` is remembered.
+    #[must_use]
+    pub fn contains(&self, tag: Tag) -> bool {
+        // All ways are looked at whatever the first ones hold.
+        self.set(tag).is_some_and(|set| {
+            set[2..].chunks_exact(2).fold(false, |found, way| {
+                let differs = (way[0].load(Relaxed) ^ tag.0[0]) | (way[1].load(Relaxed) ^ tag.0[1]);
+                found | (differs == 0)
+            })
+        })
+    }
+
+    /// Remembers `tag`; the oldest of its set is forgotten.
+    pub fn insert(&self, tag: Tag) {
+        if self.contains(tag) {
+            return;
+        }
+        if let Some(set) = self.set(tag) {
+            let way = usize::try_from(set[0].fetch_add(1, Relaxed) % WAYS as u64).unwrap_or(0);
+            set[2 + 2 * way].store(tag.0[0], Relaxed);
+            set[3 + 2 * way].store(tag.0[1], Relaxed);
+        }
+    }
+
+    fn set(&self, tag: Tag) -> Option<&'a [AtomicU64]> {
+        let sets = self.words.len() / SET_WORDS;
+        // Maps the tag's first word evenly to a set (Lemire, "Fast random integer generation in
+        // an interval", 2019).
+        let set = (u128::from(tag.0[0]) * sets as u128) >> 64;
+        self.words.chunks_exact(SET_WORDS).nth(usize::try_from(set).unwrap_or(0))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use hmac::SimpleHmac;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    fn memory(entries: usize) -> Vec<AtomicU64> {
+        (0..Memo::words(entries)).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    /// Against the crate's other implementation, which does not keep the key's state.
+    #[test]
+    fn a_tag_is_the_hmac_of_length_hash_and_secret() {
+        let key = TagKey::new(&[0x0b; 64]);
+        let mut mac = SimpleHmac::<Sha256>::new(&[0x0b; 64].into());
+        mac.update(b"\x02\0\0\0\0\0\0\0Hi There");
+        let expected = mac.finalize_fixed();
+        let Tag([low, high]) = key.tag(b"Hi", b" There");
+        assert_eq!(low.to_le_bytes(), expected[..8]);
+        assert_eq!(high.to_le_bytes(), expected[8..16]);
+    }
+
+    #[test]
+    fn hash_and_secret_are_kept_apart() {
+        let key = TagKey::new(&[7; 64]);
+        assert!(key.tag(b"ab", b"c") != key.tag(b"a", b"bc"));
+        assert!(key.tag(b"ab", b"c") != TagKey::new(&[8; 64]).tag(b"ab", b"c"));
+    }
+
+    proptest! {
+        // Against a plain set: nothing is remembered that was not inserted, and what was
+        // inserted last is remembered.
+        #[test]
+        fn remembers_only_what_was_inserted(
+            entries in 1usize..64,
+            operations in prop::collection::vec((any::<bool>(), 0u64..200), 1..400),
+        ) {
+            let memory = memory(entries);
+            let memo = Memo::new(&memory);
+            let mut inserted = HashSet::new();
+            for (insert, value) in operations {
+                // Spread, as HMACs are.
+                let tag = Tag([value.wrapping_mul(0x9e37_79b9_7f4a_7c15), value + 1]);
+                if insert {
+                    memo.insert(tag);
+                    inserted.insert(value);
+                    prop_assert!(memo.contains(tag));
+                } else if memo.contains(tag) {
+                    prop_assert!(inserted.contains(&value));
+                }
+            }
+            prop_assert!(memo.len() <= memo.capacity());
+            prop_assert!(memo.len() <= inserted.len());
+            prop_assert!(memo.capacity() >= entries);
+        }
+    }
+
+    #[test]
+    fn old_entries_give_way() {
+        let memory = memory(WAYS);
+        let memo = Memo::new(&memory);
+        for value in 1..=WAYS as u64 + 1 {
+            memo.insert(Tag([value, value]));
+        }
+        assert!(!memo.contains(Tag([1, 1])));
+        assert!((2..=WAYS as u64 + 1).all(|value| memo.contains(Tag([value, value]))));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod tests {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// Every interleaving of two writers and a reader: what was inserted is found afterwards,
+    /// what was not is never found.
+    #[test]
+    fn writers_and_readers_together() {
+        loom::model(|| {
+            let memory: Arc<Vec<AtomicU64>> =
+                Arc::new((0..SET_WORDS).map(|_| AtomicU64::new(0)).collect());
+            let tags = [Tag([1, 2]), Tag([3, 4])];
+            let writers = tags.map(|tag| {
+                let memory = Arc::clone(&memory);
+                thread::spawn(move || Memo::new(&memory).insert(tag))
+            });
+            assert!(!Memo::new(&memory).contains(Tag([5, 6])));
+            for writer in writers {
+                assert!(writer.join().is_ok());
+            }
+            assert!(tags.iter().all(|tag| Memo::new(&memory).contains(*tag)));
+        });
+    }
+}

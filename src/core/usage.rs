@@ -1,0 +1,242 @@
+//! What verifies leave behind: use counts and refusals, kept in memory until they are written.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::verdict::Code;
+
+/// A client's address, or the network it came from, as PostgreSQL's `inet` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// The address.
+    pub ip: IpAddr,
+    /// The length of the network's prefix; 32 or 128 for a single address.
+    pub prefix: u8,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.ip, self.prefix)
+    }
+}
+
+/// A key in a database of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyRef {
+    /// The database's oid.
+    pub database: u32,
+    /// The key's id.
+    pub key_id: Uuid,
+}
+
+/// How a key was used since the last flush. Times are microseconds since 2000-01-01 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Verifies that answered VALID.
+    pub uses: u64,
+    /// Verifies with a wrong secret.
+    pub failures: u64,
+    /// The last VALID.
+    pub last_used_at: Option<i64>,
+    /// The last address that was given with a VALID.
+    pub last_used_ip: Option<Address>,
+}
+
+impl Usage {
+    /// Adds what `other` counts, which may be earlier or later.
+    pub fn add(&mut self, other: &Self) {
+        self.uses += other.uses;
+        self.failures += other.failures;
+        if other.last_used_at >= self.last_used_at {
+            self.last_used_at = other.last_used_at;
+            self.last_used_ip = other.last_used_ip.or(self.last_used_ip);
+        }
+    }
+}
+
+/// What refusals have in common that are counted as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RefusalKind {
+    /// The database's oid.
+    pub database: u32,
+    /// The answer.
+    pub code: Code,
+    /// The key, where the text was that of one.
+    pub key_id: Option<Uuid>,
+    /// The address, where it was given.
+    pub client_ip: Option<Address>,
+}
+
+impl RefusalKind {
+    /// The same without what an attacker can vary: where a flood ends up when there is no room.
+    #[must_use]
+    pub const fn coarse(self) -> Self {
+        Self { key_id: None, client_ip: None, ..self }
+    }
+}
+
+/// Refusals of a kind since the last flush. Times are microseconds since 2000-01-01 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusals {
+    /// How many.
+    pub count: u64,
+    /// The first.
+    pub first_at: i64,
+    /// The last.
+    pub last_at: i64,
+}
+
+impl Refusals {
+    /// One refusal.
+    #[must_use]
+    pub const fn one(now: i64) -> Self {
+        Self { count: 1, first_at: now, last_at: now }
+    }
+
+    /// Adds what `other` counts.
+    pub fn add(&mut self, other: &Self) {
+        self.count += other.count;
+        self.first_at = self.first_at.min(other.first_at);
+        self.last_at = self.last_at.max(other.last_at);
+    }
+}
+
+/// [`Usage`] of a key as SQL reads it (`write_usage`) and as a file keeps it over a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageRecord {
+    database: u32,
+    key_id: String,
+    uses: u64,
+    failures: u64,
+    last_used_at: Option<i64>,
+    last_used_ip: Option<String>,
+}
+
+impl From<&(KeyRef, Usage)> for UsageRecord {
+    fn from((key, usage): &(KeyRef, Usage)) -> Self {
+        Self {
+            database: key.database,
+            key_id: key.key_id.to_string(),
+            uses: usage.uses,
+            failures: usage.failures,
+            last_used_at: usage.last_used_at,
+            last_used_ip: usage.last_used_ip.map(|address| address.to_string()),
+        }
+    }
+}
+
+impl UsageRecord {
+    /// The entry that the record was made of; `None` if its key id is not one.
+    #[must_use]
+    pub fn entry(&self) -> Option<(KeyRef, Usage)> {
+        let key = KeyRef { database: self.database, key_id: self.key_id.parse().ok()? };
+        let last_used_ip = self.last_used_ip.as_deref().and_then(address);
+        let Self { uses, failures, last_used_at, .. } = *self;
+        Some((key, Usage { uses, failures, last_used_at, last_used_ip }))
+    }
+}
+
+/// [`Refusals`] of a kind as SQL reads them (`write_refusals`) and as a file keeps them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalRecord {
+    database: u32,
+    code: String,
+    key_id: Option<String>,
+    client_ip: Option<String>,
+    count: u64,
+    first_at: i64,
+    last_at: i64,
+}
+
+impl From<&(RefusalKind, Refusals)> for RefusalRecord {
+    fn from((kind, refusals): &(RefusalKind, Refusals)) -> Self {
+        Self {
+            database: kind.database,
+            code: kind.code.as_str().to_owned(),
+            key_id: kind.key_id.map(|key_id| key_id.to_string()),
+            client_ip: kind.client_ip.map(|address| address.to_string()),
+            count: refusals.count,
+            first_at: refusals.first_at,
+            last_at: refusals.last_at,
+        }
+    }
+}
+
+impl RefusalRecord {
+    /// The entry that the record was made of; `None` if its code is not one.
+    #[must_use]
+    pub fn entry(&self) -> Option<(RefusalKind, Refusals)> {
+        let kind = RefusalKind {
+            database: self.database,
+            code: Code::from_name(&self.code)?,
+            key_id: self.key_id.as_deref().and_then(|key_id| key_id.parse().ok()),
+            client_ip: self.client_ip.as_deref().and_then(address),
+        };
+        let Self { count, first_at, last_at, .. } = *self;
+        Some((kind, Refusals { count, first_at, last_at }))
+    }
+}
+
+fn address(text: &str) -> Option<Address> {
+    let (ip, prefix) = text.split_once('/')?;
+    Some(Address { ip: ip.parse().ok()?, prefix: prefix.parse().ok()? })
+}
+
+/// What is kept over a clean restart.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Use counts.
+    pub usage: Vec<UsageRecord>,
+    /// Refusals.
+    pub refusals: Vec<RefusalRecord>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_address() -> impl Strategy<Value = Option<Address>> {
+        any::<Option<(IpAddr, u8)>>().prop_map(|a| a.map(|(ip, prefix)| Address { ip, prefix }))
+    }
+
+    proptest! {
+        #[test]
+        fn records_give_back_what_they_were_made_of(
+            database: u32, key_id: u128, uses: u32, failures: u32, at: Option<i64>,
+            code in 0usize..12, client_ip in any_address(),
+        ) {
+            let key_id = Uuid::from_u128(key_id);
+            let usage = (KeyRef { database, key_id }, Usage {
+                uses: uses.into(), failures: failures.into(), last_used_at: at,
+                last_used_ip: client_ip,
+            });
+            let refusals = (
+                RefusalKind { database, code: Code::ALL[code], key_id: Some(key_id), client_ip },
+                Refusals { count: uses.into(), first_at: 1, last_at: 2 },
+            );
+            let pending = Pending { usage: vec![(&usage).into()], refusals: vec![(&refusals).into()] };
+            let text = serde_json::to_string(&pending)?;
+            let read: Pending = serde_json::from_str(&text)?;
+            prop_assert_eq!(read.usage[0].entry(), Some(usage));
+            prop_assert_eq!(read.refusals[0].entry(), Some(refusals));
+        }
+
+        #[test]
+        fn nothing_is_lost_in_whatever_order_counts_are_added(
+            counts in prop::collection::vec((0u64..9, 0u64..9, any::<Option<i32>>()), 1..9),
+        ) {
+            let usages: Vec<_> = counts.iter().map(|&(uses, failures, at)| Usage {
+                uses, failures, last_used_at: at.map(i64::from), last_used_ip: None,
+            }).collect();
+            let mut forwards = Usage::default();
+            let mut backwards = Usage::default();
+            usages.iter().for_each(|usage| forwards.add(usage));
+            usages.iter().rev().for_each(|usage| backwards.add(usage));
+            prop_assert_eq!(forwards, backwards);
+            prop_assert_eq!(forwards.uses, counts.iter().map(|count| count.0).sum::<u64>());
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What `api_key.stats` shows.
+
+use std::sync::atomic::Ordering;
+
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::prelude::*;
+
+use super::settings;
+use super::shared::{self, Counter};
+
+/// The statistics by name.
+#[pg_extern(sql = false)]
+fn counters() -> pgrx::JsonB {
+    shared::with(|state| {
+        let worker = state.worker();
+        let time = |at: i64| {
+            (at != 0).then(|| TimestampWithTimeZone::try_from(at).ok().map(|at| at.to_iso_string()))
+        };
+        pgrx::JsonB(serde_json::json!({
+            "preloaded": state.is_shared(),
+            "memo_hits": state.counted(Counter::MemoHits),
+            "memo_misses": state.counted(Counter::MemoMisses),
+            "memo_entries": state.memo.len(),
+            "memo_capacity": state.memo.capacity(),
+            "hashes_run": state.counted(Counter::HashesRun),
+            "hashes_running": state.hashing().load(Ordering::Relaxed),
+            "hashes_limit": settings::max_concurrent_hashes(),
+            "hashes_waited": state.counted(Counter::HashesWaited),
+            "hashes_refused": state.counted(Counter::HashesRefused),
+            "throttled": state.counted(Counter::Throttled),
+            "failure_entries": state.failures.len(),
+            "failure_capacity": state.failures.capacity(),
+            "usage_entries": state.usage.len(),
+            "usage_capacity": state.usage.capacity(),
+            "usage_dropped": state.counted(Counter::UsageDropped),
+            "refusal_entries": state.refusals.len(),
+            "refusal_capacity": state.refusals.capacity(),
+            "upgrade_entries": state.upgrades.len(),
+            "flushes": worker.flushes.load(Ordering::Relaxed),
+            "last_flush_at": time(worker.last_flush_at.load(Ordering::Relaxed)),
+            "last_error": state.last_error(),
+            "last_error_at": time(worker.last_error_at.load(Ordering::Relaxed)),
+        }))
+    })
+}

@@ -1,0 +1,95 @@
+// Compares verifying with its alternatives on a throwaway server, and prints a table. It does not
+// judge: it fails only if something did not work, such as a wrong answer.
+//
+//   node tests/bench/bench.mjs [--rounds 5] [--seconds 5] [--clients 4] [--keys 100000]
+//     [--wal-seconds 60] [--only hot-path,first,attack,wal,disk,scale] [--full]
+//   make bench BENCH_OPTIONS='--full'
+//
+// --full adds `scale`: ten million keys, which takes minutes and some 10 GB in the folder for
+// temporary files (TMPDIR). --scale-keys is for trying it out with fewer.
+
+import { cpus } from 'node:os'
+import { parseArgs } from 'node:util'
+import { disk } from './disk.mjs'
+import { firstVerify } from './first_verify.mjs'
+import { hotPath } from './hot_path.mjs'
+import { Report, say } from './measure.mjs'
+import { scale } from './scale.mjs'
+import { Server } from './server.mjs'
+import { underAttack } from './under_attack.mjs'
+import { wal } from './wal.mjs'
+
+const BENCHES = { 'hot-path': hotPath, first: firstVerify, attack: underAttack, wal, disk, scale }
+
+const SETTINGS = {
+  shared_buffers: '1GB',
+  max_wal_size: '16GB',
+  checkpoint_timeout: '30min',
+  // Room for every key that is verified here.
+  'api_key.memo_entries': '262144',
+}
+
+function readOptions() {
+  const string = (value) => ({ type: 'string', default: value })
+  const fromEnvironment = process.env.BENCH_OPTIONS?.split(' ').filter(Boolean) ?? []
+  const { values } = parseArgs({ args: [...fromEnvironment, ...process.argv.slice(2)], options: {
+    rounds: string('5'), seconds: string('5'), clients: string('4'), keys: string('100000'),
+    'wal-seconds': string('60'), 'scale-keys': string('10000000'),
+    only: { type: 'string' }, full: { type: 'boolean', default: false },
+  } })
+  const positive = (name) => {
+    const value = Number(values[name])
+    if (!(value > 0)) throw new Error(`--${name} is not a positive number: ${values[name]}`)
+    return value
+  }
+  const only = values.only?.split(',') ??
+    Object.keys(BENCHES).filter((name) => name !== 'scale' || values.full)
+  for (const name of only)
+    if (!BENCHES[name]) throw new Error(`--only knows ${Object.keys(BENCHES).join(', ')}`)
+  return {
+    only,
+    rounds: positive('rounds'),
+    seconds: positive('seconds'),
+    clients: positive('clients'),
+    keys: positive('keys'),
+    walSeconds: positive('wal-seconds'),
+    scaleKeys: positive('scale-keys'),
+  }
+}
+
+async function main() {
+  const options = readOptions()
+  say('starting a server')
+  const server = await Server.start(SETTINGS)
+  const report = new Report()
+  let failed = 0
+  for (const name of options.only) {
+    say(`== ${name}`)
+    try {
+      await BENCHES[name]({ server, report, options })
+    } catch (error) {
+      failed++
+      say(`${name} failed: ${error.message}`)
+      report.note(`FAILED: ${name}: ${error.message}`)
+    }
+  }
+  const [version, fsync, buffers, memo] = (await server.sql('postgres', `
+    SELECT current_setting('server_version'), current_setting('fsync'),
+           current_setting('shared_buffers'), current_setting('api_key.memo_entries', true)`))
+    .split('|')
+  report.note(memo ? `api_key.memo_entries is ${memo}.` : 'No api_key.memo_entries: there is no memo.')
+  console.log(`
+PostgreSQL ${version}, shared_buffers ${buffers}, fsync ${fsync}, on ${cpus().length} × ${cpus()[0].model}
+${options.rounds} interleaved rounds of ${options.seconds} s, ${options.clients} clients, prepared \
+statements, bind parameters, unix socket
+
+${report}`)
+  return failed
+}
+
+main().then(
+  (failed) => process.exit(failed ? 1 : 0),
+  (error) => {
+    console.error(`bench: ${error.message}`)
+    process.exit(1)
+  })
