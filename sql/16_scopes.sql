@@ -37,6 +37,26 @@ $$Registers a scope, or changes its description.
 Once any scope is registered, giving a key one that is not is refused (22023); resource:* needs one registered scope of that resource, admin needs none.
 Errors: 22023.$$;
 
+-- Nobody gives a key, or takes over one, that may do more than they may.
+CREATE FUNCTION api_key_internal.check_grantable(p_scopes text[], p_caller api_key_internal.caller)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT p_caller.administrator AND EXISTS (
+        SELECT FROM unnest(p_scopes) AS given
+        WHERE CASE WHEN p_caller.scopes IS NULL THEN given = 'admin'
+                   ELSE NOT api_key_internal.grants(p_caller.scopes, given) END)
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'not allowed to give these scopes',
+            DETAIL = 'A user may handle keys with scopes from the "scopes" of the request only, and with admin only if it is there.',
+            HINT = 'Leave the scope out, or call as the service role.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.check_grantable IS 'Refuses (42501) scopes that the caller does not have.';
+
 -- Scopes as a key keeps them: each once, in the order given.
 CREATE FUNCTION api_key_internal.checked_scopes(p_scopes text[], p_caller api_key_internal.caller)
 RETURNS text[]
@@ -76,16 +96,7 @@ BEGIN
             HINT = 'Register it with define_scope, or leave it out.';
     END IF;
 
-    -- Nobody gives a key more than they have.
-    IF NOT p_caller.administrator AND EXISTS (
-        SELECT FROM unnest(v_scopes) AS given
-        WHERE CASE WHEN p_caller.scopes IS NULL THEN given = 'admin'
-                   ELSE NOT api_key_internal.grants(p_caller.scopes, given) END)
-    THEN
-        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'not allowed to give these scopes',
-            DETAIL = 'A user may give a key only scopes from the "scopes" of the request, and admin only if it is there.',
-            HINT = 'Leave the scope out, or issue the key as the service role.';
-    END IF;
+    PERFORM api_key_internal.check_grantable(v_scopes, p_caller);
     RETURN v_scopes;
 END
 $$;

@@ -205,7 +205,7 @@ BEGIN
     v_excess := cardinality(v_active) + 1 - v_tier.max_active_keys;
     IF v_excess > 0 AND v_tier.on_excess = 'reject' THEN
         PERFORM api_key_internal.refuse('53400', 409, 'too many active keys',
-            format('The tier allows a user %s active keys.', v_tier.max_active_keys),
+            format('max_active_keys of the tier is %s.', v_tier.max_active_keys),
             'Revoke one first, or raise the limit with define_tier.');
     END IF;
     FOREACH v_key_id IN ARRAY v_active[1:greatest(v_excess, 0)] LOOP
@@ -404,6 +404,7 @@ DECLARE
     v_type text;
     v_details jsonb;
 BEGIN
+    PERFORM api_key_internal.check_grantable(v_old.scopes, v_caller);
     IF p_changes IS NULL OR jsonb_typeof(p_changes) <> 'object' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_changes',
             DETAIL = 'It is not a JSON object.',
@@ -505,10 +506,12 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_key api_key_internal.keys := api_key_internal.locked_key(p_key_id, api_key_internal.caller());
+    v_caller api_key_internal.caller := api_key_internal.caller();
+    v_key api_key_internal.keys := api_key_internal.locked_key(p_key_id, v_caller);
     v_grace interval := coalesce(p_grace, '24 hours');
     v_api_key text;
 BEGIN
+    PERFORM api_key_internal.check_grantable(v_key.scopes, v_caller);
     IF v_grace < interval '0' OR v_grace > interval '1 year' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_grace',
             DETAIL = 'It is negative or more than a year.',
@@ -545,7 +548,7 @@ COMMENT ON FUNCTION api_key.rotate_api_key IS
 $$Gives a key a new secret under the same id. The answer holds the new text as api_key: shown here and never again.
 
 p_grace: for how long the old secret stays good, up to a year; 0 ends it at once. There is one old secret at a time: rotating again within the grace ends the older one.
-Result: as issue_api_key, with secret_version and grace_expires_at. Errors: 22023, P0002 no such key.$$;
+Result: as issue_api_key, with secret_version and grace_expires_at. Errors: 22023, 42501 a key with more scopes than the caller's, P0002 no such key.$$;
 
 CREATE FUNCTION api_key_internal.check_reason(p_reason text) RETURNS void
 LANGUAGE plpgsql STABLE
@@ -739,6 +742,8 @@ BEGIN
         PERFORM api_key_internal.delete(v_key, '{"purged": true}');
         v_purged := v_purged + 1;
     END LOOP;
+    DELETE FROM api_key_internal.audit_log
+    WHERE event = 'refused' AND occurred_at < v_before;
     DELETE FROM api_key_internal.issue_requests AS r
     WHERE r.created_at < v_before
       AND NOT EXISTS (SELECT FROM api_key_internal.keys AS k WHERE k.key_id = r.key_id);
@@ -746,6 +751,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.purge_api_keys IS
-$$Deletes keys that expired or were revoked longer ago than p_older_than.
+$$Deletes keys that expired or were revoked longer ago than p_older_than, and what was recorded of refused verifies before that.
 
 Result: how many. Errors: 22023.$$;

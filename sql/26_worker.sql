@@ -33,14 +33,30 @@ BEGIN
     WHERE key_id NOT IN (SELECT key_id FROM updated)
       AND key_id IN (SELECT key_id FROM api_key_internal.keys);
 
+    -- The ten most frequent of each code by key and address, the rest in one row: whoever varies
+    -- addresses does not fill the table.
     INSERT INTO api_key_internal.audit_log
         (occurred_at, event, actor_role, key_id, user_id, tenant_id, details)
     SELECT v_epoch + r.last_at * interval '1 microsecond', 'refused', 'api_key worker',
            r.key_id, k.user_id, k.tenant_id,
            jsonb_build_object('code', r.code, 'count', r.count, 'client_ip', r.client_ip,
                'first_at', v_epoch + r.first_at * interval '1 microsecond')
-    FROM jsonb_to_recordset(p_pending -> 'refusals') AS r
-        (code text, key_id uuid, client_ip inet, count bigint, first_at bigint, last_at bigint)
+    FROM (
+        SELECT code, key_id, client_ip, sum(count) AS count, min(first_at) AS first_at,
+               max(last_at) AS last_at
+        FROM (
+            SELECT code, count, first_at, last_at,
+                   CASE WHEN rank <= 10 THEN key_id END AS key_id,
+                   CASE WHEN rank <= 10 THEN client_ip END AS client_ip
+            FROM (
+                SELECT *, row_number() OVER (PARTITION BY code ORDER BY count DESC) AS rank
+                FROM jsonb_to_recordset(p_pending -> 'refusals') AS refused
+                    (code text, key_id uuid, client_ip inet, count bigint, first_at bigint,
+                     last_at bigint)
+            ) AS ranked
+        ) AS shortened
+        GROUP BY code, key_id, client_ip
+    ) AS r
     LEFT JOIN api_key_internal.keys AS k ON k.key_id = r.key_id
     ORDER BY r.last_at;
 
@@ -61,3 +77,34 @@ $$Has use counts and refusals written now, and waits for it.
 
 They are written every api_key.flush_interval anyway. The worker writes in a transaction of its own, so the next statement sees them.
 Errors: 55000 on a standby or without preloading, 58000 if the worker failed; see api_key.stats.$$;
+
+-- A standby cannot write. What it has counted is carried to the primary by these two, or written
+-- when it is promoted.
+CREATE FUNCTION api_key.export_usage() RETURNS jsonb
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'export_usage_wrapper';
+COMMENT ON FUNCTION api_key.export_usage IS
+$$Takes out of memory what a standby has counted in this database, for import_usage on its primary.
+
+Result: a JSON object, to be passed on once. It is taken out even if the transaction rolls back, so keep it until it is imported.$$;
+
+CREATE FUNCTION api_key.import_usage(p_usage jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_usage IS NULL OR jsonb_typeof(p_usage -> 'usage') IS DISTINCT FROM 'array'
+        OR jsonb_typeof(p_usage -> 'refusals') IS DISTINCT FROM 'array'
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_usage',
+            DETAIL = 'It is not what export_usage answers.',
+            HINT = 'Pass the answer of SELECT api_key.export_usage() on the standby.';
+    END IF;
+    PERFORM api_key_internal.write_pending(
+        jsonb_build_object('usage', p_usage -> 'usage', 'refusals', p_usage -> 'refusals',
+                           'upgrades', '[]'::jsonb));
+END
+$$;
+COMMENT ON FUNCTION api_key.import_usage IS
+$$Adds what export_usage took out of a standby to the use counts and the audit log of its primary.
+
+Errors: 22023.$$;

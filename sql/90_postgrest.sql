@@ -24,7 +24,9 @@ DECLARE
         'api_key.purge_api_keys(interval)',
         'api_key.define_tier(text, integer, text)',
         'api_key.define_scope(text, text)',
-        'api_key.flush_usage()'];
+        'api_key.flush_usage()',
+        'api_key.export_usage()',
+        'api_key.import_usage(jsonb)'];
 BEGIN
     IF p_anon IS NULL OR p_authenticated IS NULL OR p_service IS NULL OR p_authenticator IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',
@@ -72,7 +74,39 @@ $$Grants to PostgREST's roles what each may do: p_anon may verify and revoke by 
 p_create_roles: creates roles that do not exist, and makes p_authenticator (LOGIN, without a password) a member of the others. Can be called again.
 Errors: 55000 a role is missing, 42501 by others than the owner of the extension.$$;
 
--- PUBLIC may do nothing: PostgreSQL grants EXECUTE on functions and USAGE on types by default.
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA api_key, api_key_internal FROM PUBLIC;
-REVOKE ALL ON ALL TABLES IN SCHEMA api_key, api_key_internal FROM PUBLIC;
-REVOKE ALL ON SCHEMA api_key, api_key_internal FROM PUBLIC;
+-- Nobody but the owner may do anything before setup_postgrest: neither PUBLIC, to whom PostgreSQL
+-- grants EXECUTE on functions and USAGE on types, nor roles that ALTER DEFAULT PRIVILEGES names.
+DO $$
+DECLARE
+    v_revoke text;
+BEGIN
+    FOR v_revoke IN
+        WITH objects (kind, name, owner, acl) AS (
+            SELECT CASE prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END,
+                   oid::regprocedure::text, proowner, coalesce(proacl, acldefault('f', proowner))
+            FROM pg_proc
+            WHERE pronamespace IN ('api_key'::regnamespace, 'api_key_internal'::regnamespace)
+            UNION ALL
+            SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, oid::regclass::text,
+                   relowner, relacl
+            FROM pg_class
+            WHERE relnamespace IN ('api_key'::regnamespace, 'api_key_internal'::regnamespace)
+              AND relkind IN ('r', 'v', 'S')
+            UNION ALL
+            SELECT 'TYPE', oid::regtype::text, typowner, coalesce(typacl, acldefault('T', typowner))
+            FROM pg_type
+            WHERE typnamespace IN ('api_key'::regnamespace, 'api_key_internal'::regnamespace)
+              AND typelem = 0 AND (typrelid = 0 OR (SELECT relkind FROM pg_class WHERE oid = typrelid) = 'c')
+            UNION ALL
+            SELECT 'SCHEMA', oid::regnamespace::text, nspowner, nspacl
+            FROM pg_namespace WHERE nspname IN ('api_key', 'api_key_internal')
+        )
+        SELECT DISTINCT format('REVOKE ALL ON %s %s FROM %s', kind, name,
+            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)
+        FROM objects, aclexplode(acl)
+        WHERE grantee <> owner
+    LOOP
+        EXECUTE v_revoke;
+    END LOOP;
+END
+$$;

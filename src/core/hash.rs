@@ -60,7 +60,7 @@ pub fn hash<A: AsMut<[Block]>>(
         version: Some(Version::V0x13.into()),
         params: ParamsString::try_from(&params).map_err(|_| HashError::Cost)?,
         salt: Some(salt),
-        hash: Some(Output::new(&*output).map_err(|_| HashError::Cost)?),
+        hash: Some(Output::new(&output).map_err(|_| HashError::Cost)?),
     };
     Ok(phc.to_string())
 }
@@ -79,7 +79,7 @@ pub fn verify<A: AsMut<[Block]>>(
     let (Some(salt), Some(expected)) = (phc.salt, phc.hash) else {
         return Err(HashError::Stored);
     };
-    let algorithm = Algorithm::new(&phc.algorithm).map_err(|_| HashError::Stored)?;
+    let algorithm = Algorithm::new(phc.algorithm).map_err(|_| HashError::Stored)?;
     let version = match phc.version {
         // Strings of before version 1.3 name none.
         None => Version::V0x10,

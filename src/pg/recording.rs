@@ -93,7 +93,7 @@ fn add(
 const PGSQL_AF_INET: u8 = 2;
 
 /// An inet datum: family, prefix length and address (utils/inet.h).
-fn address(inet: Option<pg_sys::Datum>) -> Option<Address> {
+pub fn address(inet: Option<pg_sys::Datum>) -> Option<Address> {
     // SAFETY: callers pass inet datums.
     let bytes = unsafe { array::text_bytes(inet?) };
     let (&[family, prefix], ip) = bytes.split_first_chunk()?;

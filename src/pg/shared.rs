@@ -145,7 +145,7 @@ impl<K: Copy + Eq + Hash, V: Copy> Sharded<K, V> {
 
     /// How many entries there can be.
     pub const fn capacity(&self) -> usize {
-        self.shards * self.shard_slots
+        self.shards * Table::<K, V>::capacity(self.shard_slots)
     }
 
     fn on<R>(&self, shard: usize, work: impl FnOnce(&mut Table<'_, K, V>) -> R) -> R {

@@ -1,6 +1,9 @@
 //! Questions about a key: `verify_api_key`, `verify_api_key_hash`, and the proof of possession
 //! that `revoke_own_api_key` asks for.
 
+use std::ffi::CString;
+use std::net::IpAddr;
+
 use pgrx::pg_sys;
 use uuid::Uuid;
 
@@ -165,18 +168,31 @@ fn ip_allowed(row: &Row, client_ip: Option<pg_sys::Datum>) -> bool {
     let Some(allowed) = row.datum(Column::AllowedIps) else {
         return true;
     };
-    let Some(client_ip) = client_ip else {
+    let Some(client_ip) = client_ip.map(unmapped) else {
         return false;
     };
     // SAFETY: the column is an inet[], the address an inet.
     unsafe {
         array::elements(allowed, pg_sys::INETOID).into_iter().flatten().any(|network| {
-            pgrx::direct_function_call::<bool>(
-                pg_sys::network_subeq,
-                &[Some(client_ip), Some(network)],
-            ) == Some(true)
+            let arguments = [Some(client_ip), Some(network)];
+            pgrx::direct_function_call(pg_sys::network_subeq, &arguments) == Some(true)
         })
     }
+}
+
+/// An IPv4 address that a dual-stack server reports as IPv6 (`::ffff:192.0.2.1`), as IPv4.
+fn unmapped(client_ip: pg_sys::Datum) -> pg_sys::Datum {
+    let mapped = recording::address(Some(client_ip)).and_then(|address| match address.ip {
+        IpAddr::V6(ip) if address.prefix == 128 => ip.to_ipv4_mapped(),
+        _ => None,
+    });
+    let text = mapped.and_then(|ip| CString::new(ip.to_string()).ok());
+    // SAFETY: inet_in takes a C string, which lives over the call.
+    text.and_then(|text| unsafe {
+        let argument = Some(pg_sys::Datum::from(text.as_ptr()));
+        pgrx::direct_function_call_as_datum(pg_sys::inet_in, &[argument])
+    })
+    .unwrap_or(client_ip)
 }
 
 /// `verify_api_key(p_api_key text, p_required_scopes text[], p_client_ip inet, p_resource_id text)`

@@ -287,6 +287,15 @@ fn flush_usage() {
     });
 }
 
+/// Takes out what a standby has counted for this database, for `import_usage` on the primary.
+#[pg_extern(sql = false)]
+fn export_usage() -> pgrx::JsonB {
+    // SAFETY: set since the backend has connected.
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let taken = shared::with(|state| Taken { upgrades: Vec::new(), ..take(state, database) });
+    pgrx::JsonB(taken.to_json().unwrap_or_default())
+}
+
 fn now() -> i64 {
     // SAFETY: reads the clock.
     unsafe { pg_sys::GetCurrentTimestamp() }

@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict'
 import { execFile, spawn, spawnSync } from 'node:child_process'
-import { createHmac, randomUUID } from 'node:crypto'
+import { createHmac, randomInt, randomUUID } from 'node:crypto'
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -34,12 +34,14 @@ class Cluster {
   #clients = new Set()
   #servers = new Set()
 
-  static async start(settings = {}) {
+  /** `fill` may put a data folder into the cluster's folder first; it gets its path. */
+  static async start(settings = {}, fill = async () => {}) {
     const cluster = new Cluster()
     cluster.dir = mkdtempSync(join(tmpdir(), 'api_key-e2e-'))
     Cluster.#running.add(cluster)
     try {
-      await run(CLUSTER, ['start', cluster.dir, ...Object.entries(settings).map((s) => s.join('='))])
+      await fill(cluster.dir)
+      await cluster.resume(settings)
       cluster.#readEnvironment()
     } catch (error) {
       cluster.#destroy()
@@ -90,6 +92,42 @@ class Cluster {
     const server = await PostgREST.start(this, database, config)
     this.#servers.add(server)
     return server
+  }
+
+  /** A streaming standby of this server, made by pg_basebackup. */
+  async standby(settings = {}) {
+    const standby = await Cluster.start(settings, async (dir) => {
+      if (process.getuid() === 0) await run('chown', ['postgres:', dir])
+      const args = ['--pgdata', join(dir, 'data'), '--checkpoint=fast', '--no-sync', '--write-recovery-conf']
+      await run(...asServer(join(await bindir(), 'pg_basebackup'), args), { env: { ...process.env, ...this.env } })
+    })
+    this.#servers.add({ stop: () => standby.#destroy() })
+    return standby
+  }
+
+  /** A PgBouncer in transaction mode in front of this server: `connect(…, { port })` leads there. */
+  async pgbouncer(settings = {}) {
+    const { PGHOST: host, PGPORT: dbPort } = this.env
+    const port = Number(dbPort) + 1 // Of a socket in this cluster's own folder.
+    const file = join(this.dir, 'pgbouncer.ini')
+    const lines = { listen_addr: '', listen_port: port, unix_socket_dir: host, auth_type: 'any',
+      pool_mode: 'transaction', logfile: join(this.dir, 'pgbouncer.log'), ...settings }
+    writeFileSync(file, `[databases]\n* = host=${host} port=${dbPort} user=postgres\n[pgbouncer]\n${
+      Object.entries(lines).map((line) => line.join(' = ')).join('\n')}\n`)
+    const env = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` }
+    const bouncer = spawn(...asServer('pgbouncer', ['--quiet', file]), { env, stdio: 'ignore' })
+    bouncer.unref()
+    this.#servers.add({ stop: () => bouncer.kill('SIGTERM') })
+    await until('PgBouncer', () => {
+      assert.equal(bouncer.exitCode, null, 'PgBouncer ended')
+      return this.connect('postgres', 'postgres', { port }).then((client) => client.end().then(() => true), () => false)
+    })
+    return { port }
+  }
+
+  /** Starts the server again after `stop`, or after it was killed. */
+  async resume(settings = {}) {
+    await run(CLUSTER, ['start', this.dir, ...Object.entries(settings).map((s) => s.join('='))])
   }
 
   /** Stops the server, and leaves its files for inspection until `destroy`. */
@@ -237,6 +275,30 @@ export function call(client, name, args = {}) {
   return value(client, `SELECT api_key.${name}(${named.join(', ')})`, Object.values(args))
 }
 
+/** Issues a key to a user of its own, so that no tier's limit disables another one. */
+export function issue(client, args = {}) {
+  return call(client, 'issue_api_key', { p_user_id: randomUUID(), ...args })
+}
+
+/** The code with which a key's text is answered. */
+export async function codeOf(client, key, args = {}) {
+  return (await call(client, 'verify_api_key', { p_api_key: key, ...args })).code
+}
+
+/** The view api_key.stats, bigints as numbers. */
+export function stats(client) {
+  return value(client, 'SELECT to_jsonb(s) FROM api_key.stats AS s')
+}
+
+/** Asks until the answer is truthy, and gives it back; fails if that takes too long. */
+export async function until(what, probe, withinMs = READY_WITHIN_MS) {
+  for (const deadline = Date.now() + withinMs; ; await delay(10)) {
+    const answer = await probe()
+    if (answer) return answer
+    assert.ok(Date.now() < deadline, `waited in vain for ${what}`)
+  }
+}
+
 /** The key's two random parts: its prefix and id, which are public, then its secret. */
 export function partsOf(apiKey) {
   const [, prefix, id, secret, checksum] =
@@ -247,8 +309,20 @@ export function partsOf(apiKey) {
 /** The same key with another secret, and the checksum that makes it well-formed. */
 export function withWrongSecret(apiKey) {
   const { prefix, id, secret } = partsOf(apiKey)
-  const text = `${prefix}${id}${[...secret].reverse().join('')}`
+  return withChecksum(`${prefix}${id}${[...secret].reverse().join('')}`)
+}
+
+/** A well-formed key that nobody issued; or one of the key whose id it gets, with a wrong secret. */
+export function forged({ prefix = 'sk_live_', id = `0${digits(21)}` } = {}) {
+  return withChecksum(`${prefix}${id}${digits(32)}`)
+}
+
+function withChecksum(text) {
   return text + base62(crc32(text), 6)
+}
+
+function digits(count) {
+  return Array.from({ length: count }, () => base62(randomInt(62), 1)).join('')
 }
 
 /** CRC-32 of IEEE 802.3, as in zip and PNG (RFC 1952, section 8). */
@@ -266,6 +340,12 @@ function base62(number, width) {
   let text = ''
   for (; text.length < width; number = Math.floor(number / 62)) text = digits[number % 62] + text
   return text
+}
+
+/** A command for `run` or `spawn` as the user that the server runs as: see tests/cluster. */
+function asServer(program, args) {
+  const drop = ['--reuid=postgres', '--regid=postgres', '--init-groups', '--']
+  return process.getuid() === 0 ? ['setpriv', [...drop, program, ...args]] : [program, args]
 }
 
 async function bindir() {

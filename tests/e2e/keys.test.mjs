@@ -7,7 +7,7 @@ import { describe, it } from 'node:test'
 import { jwt, partsOf, useCluster, userClaims, value, withWrongSecret } from './harness.mjs'
 
 // What PostgREST 12 makes of a SQLSTATE, for callers that are signed in.
-const STATUS = { 22023: 400, '22P02': 400, 42501: 403, P0002: 500, 53400: 503 }
+const STATUS = { 22023: 400, '22P02': 400, 42501: 403, P0002: 404, 53400: 409 }
 
 describe('keys through PostgREST', () => {
   let api, database
