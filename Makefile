@@ -25,7 +25,7 @@ help: ## List the targets
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | \
 		while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 	@echo
-	@echo '  PG_CONFIG chooses the PostgreSQL (14 to 17): make PG_CONFIG=/path/to/pg_config install'
+	@echo '  PG_CONFIG chooses the PostgreSQL (15 to 17): make PG_CONFIG=/path/to/pg_config install'
 
 demo: install ## Install what is missing, build, and show a key's life on a throwaway server
 	@tests/demo

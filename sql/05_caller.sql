@@ -66,6 +66,15 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.claim_uuid IS 'One claim as a UUID; NULL when it is missing.';
 
+CREATE FUNCTION api_key_internal.request_role()
+RETURNS name
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(nullif(current_setting('role', true), 'none')::name, session_user)
+$$;
+COMMENT ON FUNCTION api_key_internal.request_role IS 'The role of the request: what SET ROLE chose, else the login.';
+
 CREATE FUNCTION api_key_internal.caller()
 RETURNS api_key_internal.caller
 LANGUAGE plpgsql STABLE
@@ -75,12 +84,22 @@ DECLARE
     v_claims jsonb := api_key_internal.claims();
     v_caller api_key_internal.caller;
 BEGIN
-    v_caller.role_name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
+    v_caller.role_name := api_key_internal.request_role();
     v_caller.user_id := api_key_internal.claim_uuid(v_claims, 'sub');
     v_caller.tenant_id := api_key_internal.claim_uuid(v_claims, 'tenant_id');
-    IF jsonb_typeof(v_claims -> 'scopes') = 'array' THEN
-        v_caller.scopes := ARRAY(SELECT jsonb_array_elements_text(v_claims -> 'scopes'));
-    END IF;
+    CASE jsonb_typeof(v_claims -> 'scopes')
+        WHEN 'array' THEN
+            v_caller.scopes := ARRAY(SELECT jsonb_array_elements_text(v_claims -> 'scopes'));
+        WHEN 'string' THEN
+            v_caller.scopes := string_to_array(v_claims ->> 'scopes', ' ');
+        WHEN 'null' THEN NULL;
+        ELSE
+            IF v_claims ? 'scopes' THEN
+                RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid request.jwt.claims',
+                    DETAIL = 'The claim "scopes" is neither an array nor a string.',
+                    HINT = 'Have your tokens carry an array of scopes.';
+            END IF;
+    END CASE;
     v_caller.tier := v_claims ->> 'tier';
     v_caller.administrator := has_function_privilege(
         v_caller.role_name, 'api_key.define_tier(text, integer, text)', 'EXECUTE');

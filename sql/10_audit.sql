@@ -8,7 +8,8 @@ CREATE TABLE api_key_internal.audit_log (
     key_id uuid,
     user_id uuid,
     tenant_id uuid,
-    actor_user_id uuid,
+    -- The "sub" of the request, whatever its form.
+    actor_user_id text,
     details jsonb NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE api_key_internal.audit_log IS 'What was done to keys, tiers and scopes, and by whom. Never a secret or a hash.';
@@ -31,14 +32,12 @@ RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_caller api_key_internal.caller := api_key_internal.caller();
 BEGIN
     INSERT INTO api_key_internal.audit_log
         (event, actor_role, actor_user_id, key_id, user_id, tenant_id, details)
     VALUES
-        (p_event, v_caller.role_name, v_caller.user_id, p_key_id, p_user_id, p_tenant_id,
-         coalesce(p_details, '{}'));
+        (p_event, api_key_internal.request_role(), api_key_internal.claims() ->> 'sub',
+         p_key_id, p_user_id, p_tenant_id, coalesce(p_details, '{}'));
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.audit IS 'Records a change in the current transaction.';

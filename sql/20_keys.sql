@@ -181,7 +181,7 @@ DECLARE
     v_tier api_key_internal.known_tiers;
     v_active uuid[];
     v_excess integer;
-    v_key_id uuid;
+    v_key api_key_internal.keys;
 BEGIN
     SELECT * INTO v_tier FROM api_key_internal.known_tiers WHERE name = p_tier;
     IF p_user_id IS NULL OR v_tier.max_active_keys IS NULL THEN
@@ -208,11 +208,13 @@ BEGIN
             format('max_active_keys of the tier is %s.', v_tier.max_active_keys),
             'Revoke one first, or raise the limit with define_tier.');
     END IF;
-    FOREACH v_key_id IN ARRAY v_active[1:greatest(v_excess, 0)] LOOP
+    FOR v_key IN
         UPDATE api_key_internal.keys SET enabled = false, updated_at = clock_timestamp()
-        WHERE key_id = v_key_id;
-        PERFORM api_key_internal.audit('updated', v_key_id, p_user_id, NULL, jsonb_build_object(
-            'enabled', jsonb_build_array(true, false), 'cause', 'tier limit'));
+        WHERE key_id = ANY (v_active[1:greatest(v_excess, 0)])
+        RETURNING *
+    LOOP
+        PERFORM api_key_internal.audit('updated', v_key.key_id, v_key.user_id, v_key.tenant_id,
+            '{"enabled": [true, false], "cause": "tier limit"}');
     END LOOP;
 END
 $$;
@@ -644,7 +646,7 @@ Result: how many were revoked now. Errors: 22023 if neither is given, 42501 for 
 -- In Rust (src/pg/verify.rs).
 CREATE FUNCTION api_key_internal.prove_possession(p_api_key text) RETURNS jsonb
 LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'prove_possession';
-COMMENT ON FUNCTION api_key_internal.prove_possession IS '{key_id, by_previous_secret} of the key that a text is the text of; NULL if of none.';
+COMMENT ON FUNCTION api_key_internal.prove_possession IS '{code, key_id, by_previous_secret}: VALID for the text of a key, whatever its state.';
 
 CREATE FUNCTION api_key.revoke_own_api_key(p_api_key text)
 RETURNS boolean
@@ -655,7 +657,13 @@ DECLARE
     v_proof jsonb;
     v_key api_key_internal.keys;
 BEGIN
-    v_proof := api_key_internal.prove_possession(p_api_key);
+    v_proof := api_key_internal.prove_possession(coalesce(p_api_key, ''));
+    IF v_proof ->> 'code' IN ('THROTTLED', 'OVERLOADED') THEN
+        PERFORM api_key_internal.refuse('53400', CASE v_proof ->> 'code' WHEN 'THROTTLED' THEN 429 ELSE 503 END,
+            'the key cannot be checked now',
+            format('The check answered %s; nothing was revoked.', v_proof ->> 'code'),
+            'Try again in a minute.');
+    END IF;
     SELECT * INTO v_key FROM api_key_internal.keys
     WHERE key_id = (v_proof ->> 'key_id')::uuid AND revoked_at IS NULL
     FOR UPDATE;
@@ -664,7 +672,7 @@ BEGIN
     END IF;
     -- The row may have been rotated between the proof and the lock.
     v_proof := api_key_internal.prove_possession(p_api_key);
-    IF v_proof IS NULL THEN
+    IF v_proof ->> 'code' <> 'VALID' THEN
         RETURN false;
     ELSIF (v_proof ->> 'by_previous_secret')::boolean THEN
         UPDATE api_key_internal.keys SET
@@ -682,7 +690,7 @@ COMMENT ON FUNCTION api_key.revoke_own_api_key IS
 $$Revokes the key whose text is given: whoever holds a leaked key can kill it.
 
 A secret from before a rotation ends its own grace period and leaves the key with its new secret.
-Result: true, or false if the text is not that of a live key.$$;
+Result: true, or false if the text is not that of a live key. Errors: 53400 if it cannot be checked now (THROTTLED, OVERLOADED).$$;
 
 CREATE FUNCTION api_key_internal.delete(p_key api_key_internal.keys, p_details jsonb) RETURNS void
 LANGUAGE plpgsql

@@ -1,5 +1,6 @@
 //! Helpers of sql/20_keys.sql: the text of a key, its secret and its hash.
 
+use pgrx::IntoDatum;
 use pgrx::prelude::*;
 use rand::rngs::SysRng;
 use uuid::Uuid;
@@ -52,24 +53,35 @@ fn operating_system_rng() -> impl rand::CryptoRng {
 /// Active keys of a user in a tier, under a snapshot of this moment.
 #[pg_extern(sql = false)]
 fn count_active_keys_now(user_id: pgrx::Uuid, tier: &str) -> i64 {
-    // SAFETY: the snapshot is pushed and popped around one read-only query; an error in between
-    // leaves popping to the end of the (sub)transaction.
-    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
-    let count = Spi::connect(|client| {
-        client
-            .select(
-                "SELECT pg_catalog.count(*) FROM api_key_internal.keys AS k
-                 WHERE k.user_id OPERATOR(pg_catalog.=) $1 AND k.tier OPERATOR(pg_catalog.=) $2
-                   AND k.revoked_at IS NULL AND k.enabled
-                   AND (k.expires_at IS NULL
-                        OR k.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp())",
-                Some(1),
-                &[user_id.into(), tier.into()],
-            )?
-            .first()
-            .get_one::<i64>()
-    });
-    // SAFETY: the snapshot pushed above.
-    unsafe { pg_sys::PopActiveSnapshot() };
-    count.ok().flatten().unwrap_or(0)
+    let query = c"SELECT pg_catalog.count(*) FROM api_key_internal.keys AS k
+        WHERE k.user_id OPERATOR(pg_catalog.=) $1 AND k.tier OPERATOR(pg_catalog.=) $2
+          AND k.revoked_at IS NULL AND k.enabled
+          AND (k.expires_at IS NULL
+               OR k.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp())";
+    let mut types = [pg_sys::UUIDOID, pg_sys::TEXTOID];
+    let null = pg_sys::Datum::from(0);
+    let mut values = [user_id.into_datum().unwrap_or(null), tier.into_datum().unwrap_or(null)];
+    // SAFETY: a read-only SPI call (not pgrx's, which in a transaction that has written takes the
+    // transaction's snapshot again) under a snapshot that is pushed and popped around it; after
+    // an error both are undone by the end of the (sub)transaction. `count(*)` is never NULL.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        pg_sys::SPI_connect();
+        pg_sys::SPI_execute_with_args(
+            query.as_ptr(),
+            2,
+            types.as_mut_ptr(),
+            values.as_mut_ptr(),
+            std::ptr::null(),
+            true,
+            1,
+        );
+        let mut is_null = false;
+        let table = pg_sys::SPI_tuptable;
+        let count = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, 1, &mut is_null);
+        let count = count.value().cast_signed() as i64;
+        pg_sys::SPI_finish();
+        pg_sys::PopActiveSnapshot();
+        count
+    }
 }

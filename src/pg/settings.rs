@@ -189,12 +189,7 @@ pub fn register(preloading: bool) {
         );
     }
     // SAFETY: the name is a C string that lives for ever.
-    unsafe {
-        #[cfg(feature = "pg14")]
-        pg_sys::EmitWarningsOnPlaceholders(c"api_key".as_ptr());
-        #[cfg(not(feature = "pg14"))]
-        pg_sys::MarkGUCPrefixReserved(c"api_key".as_ptr());
-    }
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"api_key".as_ptr()) }
 }
 
 fn integer(

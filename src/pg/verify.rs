@@ -290,18 +290,20 @@ unsafe fn verify_hash(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum>
     })
 }
 
-/// `prove_possession(p_api_key text)`: `{key_id, by_previous_secret}`, or NULL for a text that
-/// proves nothing.
+/// `prove_possession(p_api_key text)`: `{code, key_id, by_previous_secret}`.
 unsafe fn possession(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
     // SAFETY: sql/20_keys.sql declares one argument of this type; reads the clock.
     let (text, now) = unsafe {
         (argument(fcinfo, 0).map(|datum| array::text_bytes(datum)), pg_sys::GetCurrentTimestamp())
     };
-    let key = shared::with(|state| prove(state, text.unwrap_or_default(), now)).ok()?;
-    Some(jsonb::object(&[
-        ("key_id", key.key_id.into()),
-        ("by_previous_secret", Value::Bool(key.by_previous_secret)),
-    ]))
+    Some(match shared::with(|state| prove(state, text.unwrap_or_default(), now)) {
+        Ok(key) => jsonb::object(&[
+            ("code", Code::Valid.as_str().into()),
+            ("key_id", key.key_id.into()),
+            ("by_previous_secret", Value::Bool(key.by_previous_secret)),
+        ]),
+        Err(Refusal { code, .. }) => jsonb::object(&[("code", code.as_str().into())]),
+    })
 }
 
 fn timestamp<'a>(timestamp: Option<pg_sys::TimestampTz>) -> Value<'a> {

@@ -122,6 +122,7 @@ SELECT count(*) FROM api_key.list_api_keys();
 \echo :SQLSTATE
 -- To verify and to revoke by possession, no user has to be named, nor named well.
 RESET ROLE;
+RESET request.jwt.claims;
 SELECT api_key.issue_api_key(:bob) ->> 'api_key' AS bob_key \gset
 SET ROLE regress_user;
 SET request.jwt.claims = '{"sub": "auth0|1234"}';
@@ -181,6 +182,26 @@ SELECT api_key.issue_api_key() ->> 'key_id' AS key_id \gset
 SELECT api_key.update_api_key(:'key_id', '{"scopes": ["users:write"]}');
 \echo :SQLSTATE
 SELECT api_key.update_api_key(:'key_id', '{"scopes": ["users:read"]}') ->> 'scopes' AS scopes;
+-- Nor does it take over a key that may do more than it may: only revoke and delete it.
+RESET ROLE;
+RESET request.jwt.claims;
+SELECT api_key.issue_api_key(:ada, p_tier => 'team', p_scopes => '{users:write}') ->> 'key_id' AS stronger_id \gset
+SET ROLE regress_user;
+SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": ["articles:*", "users:read"]}';
+SELECT api_key.rotate_api_key(:'stronger_id');
+\echo :SQLSTATE
+SELECT api_key.update_api_key(:'stronger_id', '{"expires_at": null}');
+\echo :SQLSTATE
+SELECT api_key.revoke_api_key(:'stronger_id');
+SELECT api_key.delete_api_key(:'stronger_id');
+-- Of someone else's key it still learns nothing.
+RESET ROLE;
+RESET request.jwt.claims;
+SELECT api_key.issue_api_key(:bob, p_tier => 'team', p_scopes => '{users:write}') ->> 'key_id' AS stronger_id \gset
+SET ROLE regress_user;
+SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": ["articles:*", "users:read"]}';
+SELECT api_key.rotate_api_key(:'stronger_id');
+\echo :SQLSTATE
 CREATE FUNCTION pg_temp.given(p_claim text, p_scopes text[]) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('request.jwt.claims',
@@ -190,10 +211,11 @@ EXCEPTION WHEN OTHERS THEN
     RETURN SQLSTATE;
 END
 $$;
+-- Without the claim, any but admin.
 SELECT claim, pg_temp.given(claim, '{articles:read}') AS articles_read, pg_temp.given(claim, '{admin}') AS admin
 FROM (VALUES ('["articles:read"]'), ('["admin"]'), ('[]'), ('[null]'), ('["users:read"]'), (NULL)) AS c (claim);
--- A claim that is no list of scopes must not be taken for none at all.
-SELECT claim, pg_temp.given(claim, '{articles:read}') AS articles_read, pg_temp.given(claim, '{admin}') AS admin
+-- A claim that is no list of scopes is not taken for none at all.
+SELECT claim, pg_temp.given(claim, '{articles:read}') NOT LIKE '[%' AS refused
 FROM (VALUES ('"users:read"'), ('{"users": "read"}'), ('1')) AS c (claim);
 
 -- Retries are of a caller: another's request of the same id is another key.
@@ -222,6 +244,25 @@ SELECT api_key.delete_api_key(:'ada_id');
 :as_bob
 SELECT api_key.issue_api_key(p_name => 'service as bob', p_tier => 'team') ->> 'success' AS success;
 SELECT user_id FROM api_key.list_api_keys() WHERE name = 'service as bob';
+
+-- In a request of PostgREST, what it would answer with a status that misleads is raised its way.
+CREATE FUNCTION pg_temp.report(p_statement text) RETURNS TABLE (code text, message text, detail text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE p_statement;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
+    RETURN NEXT;
+END
+$$;
+RESET ROLE;
+SELECT api_key.define_tier('single', 1);
+SET ROLE regress_service;
+SELECT api_key.issue_api_key(:bob, p_tier => 'single') ->> 'success' AS success;
+SET request.method = 'POST';
+SELECT * FROM pg_temp.report('SELECT api_key.delete_api_key(''00000000-0000-4000-8000-000000000000'')') \gx
+SELECT * FROM pg_temp.report('SELECT api_key.issue_api_key(''00000000-0000-4000-8000-0000000000b1'', p_tier => ''single'')') \gx
+SELECT * FROM pg_temp.report('SELECT api_key.issue_api_key(p_kind => ''x'')') \gx
+RESET request.method;
 
 -- The role is that of the request, also within a function of the application that is SECURITY
 -- DEFINER: being called by one makes nobody an administrator.
@@ -252,4 +293,4 @@ DROP FUNCTION regress_definer();
 RESET ROLE;
 DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator;
 DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator;
-TRUNCATE api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.key_usage, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;

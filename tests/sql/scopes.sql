@@ -53,4 +53,4 @@ SELECT api_key.define_scope('articles:');
 SELECT api_key.define_scope(repeat('x', 65) || ':read');
 \echo :SQLSTATE
 
-TRUNCATE api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.key_usage, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;

@@ -92,4 +92,4 @@ SELECT api_key.define_tier('x', 1, NULL);
 \echo :SQLSTATE
 SELECT * FROM api_key_internal.tiers ORDER BY name;
 
-TRUNCATE api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.key_usage, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;

@@ -48,6 +48,24 @@ SELECT api_key.verify_api_key(api_key_internal.make_key('sk_live_', :'plain_id')
        api_key.verify_api_key(:'plain') ->> 'code' AS right_secret;
 ROLLBACK;
 
+-- THROTTLED: more wrong secrets for one key id than its failure budget. Neither the secret that is
+-- known to be right nor any other key is affected; what the key's state is does not matter.
+SET api_key.failure_limit = 2;
+SELECT api_key.issue_api_key(p_name => 'attacked') AS issued \gset attacked_
+SELECT :'attacked_issued'::jsonb ->> 'api_key' AS attacked, :'attacked_issued'::jsonb ->> 'key_id' AS attacked_id \gset
+SELECT n, api_key.verify_api_key(api_key_internal.make_key('sk_live_', :'attacked_id')) AS answer FROM generate_series(1, 4) AS n;
+SELECT api_key.verify_api_key(:'attacked') ->> 'code' AS right_but_not_seen_before;
+SELECT api_key.verify_api_key_hash(:'attacked') ->> 'code' AS hash_code;
+UPDATE api_key_internal.keys SET revoked_at = now() WHERE key_id = :'attacked_id';
+SELECT api_key.verify_api_key(:'attacked') ->> 'code' AS before_its_state;
+SELECT api_key.verify_api_key(api_key_internal.make_key('other_', :'attacked_id')) ->> 'code' AS another_prefix;
+SELECT api_key.issue_api_key(p_name => 'known') AS issued \gset known_
+SELECT :'known_issued'::jsonb ->> 'api_key' AS known, :'known_issued'::jsonb ->> 'key_id' AS known_id \gset
+SELECT api_key.verify_api_key(:'known') ->> 'code' AS known;
+SELECT n, api_key.verify_api_key(api_key_internal.make_key('sk_live_', :'known_id')) ->> 'code' AS wrong,
+       api_key.verify_api_key(:'known') ->> 'code' AS known FROM generate_series(1, 4) AS n;
+RESET api_key.failure_limit;
+
 -- The codes in their order: a key with every fault, of which one after the other is mended.
 -- (A key cannot both have expired and not be valid yet.)
 CREATE FUNCTION pg_temp.answer(p_api_key text) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -149,6 +167,8 @@ SELECT api_key.verify_api_key(k) ->> 'code' AS code FROM unnest(ARRAY[:'plain', 
 -- In one session, the table that is read may go away and come back.
 BEGIN;
 SET LOCAL client_min_messages = error;
+-- In the order in which the worker locks, so that the two cannot deadlock.
+LOCK TABLE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.audit_log;
 DROP EXTENSION api_key CASCADE;
 CREATE EXTENSION api_key;
 SELECT api_key.verify_api_key(:'plain') ->> 'code' AS code;
@@ -183,4 +203,4 @@ SELECT api_key.verify_api_key_hash(:'plain') ->> 'code' AS code;
 SELECT api_key.revoke_api_key(:'plain_id');
 SELECT api_key.verify_api_key_hash(:'plain') ->> 'code' AS code;
 
-TRUNCATE api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.key_usage, api_key_internal.audit_log;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.audit_log;

@@ -1,0 +1,215 @@
+-- Who may call what. The expectations are rows; the catalog is asked for every function, so that
+-- one added without a row here makes this test fail.
+\set VERBOSITY default
+\set SHOW_CONTEXT never
+\pset null (null)
+SET api_key.argon2_memory_kib = 64;
+SET api_key.argon2_iterations = 1;
+
+-- Whatever is granted to others than its owner, PUBLIC included. (The row types of tables and
+-- views are left out: whoever may not use the schema cannot name them.)
+CREATE TEMP VIEW granted AS
+SELECT object, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END AS grantee,
+       string_agg(privilege_type, ' ' ORDER BY privilege_type) AS privileges
+FROM (
+    SELECT 'schema ' || nspname AS object, nspowner AS owner, coalesce(nspacl, acldefault('n', nspowner)) AS acl
+    FROM pg_namespace WHERE nspname IN ('api_key', 'api_key_internal')
+    UNION ALL
+    SELECT CASE relkind WHEN 'S' THEN 'sequence ' ELSE 'relation ' END || c.oid::regclass, relowner,
+           coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner))
+    FROM pg_class AS c WHERE relnamespace::regnamespace::text IN ('api_key', 'api_key_internal') AND relkind NOT IN ('i', 'I', 'c')
+    UNION ALL
+    SELECT 'column ' || attrelid::regclass || '.' || attname, relowner, attacl
+    FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid
+    WHERE relnamespace::regnamespace::text IN ('api_key', 'api_key_internal')
+    UNION ALL
+    SELECT 'type ' || t.oid::regtype, typowner, coalesce(typacl, acldefault('T', typowner))
+    FROM pg_type AS t LEFT JOIN pg_class AS c ON c.oid = typrelid
+    WHERE typnamespace::regnamespace::text IN ('api_key', 'api_key_internal')
+      AND typcategory <> 'A' AND coalesce(relkind, 'c') = 'c'
+    UNION ALL
+    SELECT 'function ' || oid::regprocedure, proowner, coalesce(proacl, acldefault('f', proowner))
+    FROM pg_proc WHERE pronamespace::regnamespace::text IN ('api_key', 'api_key_internal')
+) AS objects, LATERAL aclexplode(acl)
+WHERE grantee <> owner
+GROUP BY object, grantee;
+
+-- As installed, nobody but the owner may do anything.
+SELECT * FROM granted ORDER BY object, grantee;
+-- That holds too where default privileges would give others a share of all that is made: EXECUTE
+-- on everything would make administrators of them.
+BEGIN;
+SET LOCAL client_min_messages = error;
+CREATE ROLE regress_nobody;
+ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO regress_nobody;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO regress_nobody;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO regress_nobody;
+ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO regress_nobody;
+ALTER DEFAULT PRIVILEGES GRANT USAGE ON TYPES TO regress_nobody;
+-- In the order in which the worker locks, so that the two cannot deadlock.
+LOCK TABLE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.audit_log;
+DROP EXTENSION api_key CASCADE;
+CREATE EXTENSION api_key;
+SELECT * FROM granted ORDER BY object, grantee;
+ROLLBACK;
+-- setup_postgrest grants nothing in api_key_internal, nothing to PUBLIC and nothing to the authenticator.
+SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_authenticator', p_create_roles => true);
+SELECT * FROM granted WHERE object NOT LIKE 'function %' ORDER BY object, grantee;
+SELECT * FROM granted WHERE object LIKE 'function %' AND (object LIKE '%internal%' OR grantee !~ '^regress_(anon|user|service)$') ORDER BY object;
+
+-- The functions of the extension, and all else that is in its schemas.
+CREATE TEMP VIEW functions AS
+SELECT oid::regprocedure::text AS function, pg_proc.*
+FROM (SELECT oid AS id FROM pg_proc WHERE pronamespace::regnamespace::text IN ('api_key', 'api_key_internal')
+      UNION
+      SELECT objid FROM pg_depend
+      WHERE classid = 'pg_proc'::regclass AND refclassid = 'pg_extension'::regclass AND deptype = 'e'
+        AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'api_key')) AS ids
+JOIN pg_proc ON oid = id;
+
+-- The matrix. call is tried as each caller, with %1$L the text and %2$L the id of a key of the
+-- owner, %3$L the owner. Results: ok, an SQLSTATE, or - for a caller without EXECUTE.
+CREATE TEMP TABLE expected (function text PRIMARY KEY, call text, anon text, owner text, other text, service text, nobody text);
+INSERT INTO expected VALUES
+    ('api_key.verify_api_key(text,text[],inet,text)', 'verify_api_key(%1$L)', 'ok', 'ok', 'ok', 'ok', '-'),
+    ('api_key.verify_api_key_hash(text)', 'verify_api_key_hash(%1$L)', 'ok', 'ok', 'ok', 'ok', '-'),
+    ('api_key.revoke_own_api_key(text)', 'revoke_own_api_key(%1$L)', 'ok', 'ok', 'ok', 'ok', '-'),
+    ('api_key.issue_api_key(uuid,text,text,text,text[],uuid,text,text,text,text,timestamp with time zone,timestamp with time zone,inet[],jsonb,text)',
+     'issue_api_key(%3$L)', '-', 'ok', '42501', 'ok', '-'),
+    ('api_key.list_api_keys(uuid,uuid,boolean)', 'list_api_keys(%3$L)', '-', 'ok', '42501', 'ok', '-'),
+    ('api_key.update_api_key(uuid,jsonb)', 'update_api_key(%2$L, ''{"name": "x"}'')', '-', 'ok', 'P0002', 'ok', '-'),
+    ('api_key.rotate_api_key(uuid,interval)', 'rotate_api_key(%2$L)', '-', 'ok', 'P0002', 'ok', '-'),
+    ('api_key.revoke_api_key(uuid,text)', 'revoke_api_key(%2$L)', '-', 'ok', 'P0002', 'ok', '-'),
+    ('api_key.revoke_api_keys(uuid,uuid,text)', 'revoke_api_keys(%3$L)', '-', 'ok', '42501', 'ok', '-'),
+    ('api_key.delete_api_key(uuid)', 'delete_api_key(%2$L)', '-', 'ok', 'P0002', 'ok', '-'),
+    ('api_key.purge_api_keys(interval)', 'purge_api_keys()', '-', '-', '-', 'ok', '-'),
+    ('api_key.define_tier(text,integer,text)', 'define_tier(''x'')', '-', '-', '-', 'ok', '-'),
+    ('api_key.define_scope(text,text)', 'define_scope(''x:read'')', '-', '-', '-', 'ok', '-'),
+    ('api_key.flush_usage()', 'flush_usage()', '-', '-', '-', 'ok', '-'),
+    ('api_key.export_usage()', 'export_usage()', '-', '-', '-', 'ok', '-'),
+    ('api_key.import_usage(jsonb)', 'import_usage(''{"usage": [], "refusals": []}'')', '-', '-', '-', 'ok', '-'),
+    ('api_key.setup_postgrest(name,name,name,name,boolean)', 'setup_postgrest()', '-', '-', '-', '-', '-');
+INSERT INTO expected
+SELECT function, NULL, '-', '-', '-', '-', '-'
+FROM unnest(ARRAY[
+    'api_key_internal.audit(text,uuid,uuid,uuid,jsonb)',
+    'api_key_internal.caller()',
+    'api_key_internal.check_grantable(text[],api_key_internal.caller)',
+    'api_key_internal.check_key(api_key_internal.keys)',
+    'api_key_internal.check_reason(text)',
+    'api_key_internal.check_tier(text,api_key_internal.caller)',
+    'api_key_internal.checked_scopes(text[],api_key_internal.caller)',
+    'api_key_internal.claim_uuid(jsonb,text)',
+    'api_key_internal.claims()',
+    'api_key_internal.count_active_keys_now(uuid,text)',
+    'api_key_internal.counters()',
+    'api_key_internal.delete(api_key_internal.keys,jsonb)',
+    'api_key_internal.grants(text[],text)',
+    'api_key_internal.hash_key(text)',
+    'api_key_internal.is_scope(text)',
+    'api_key_internal.issued(api_key_internal.keys)',
+    'api_key_internal.locked_key(uuid,api_key_internal.caller)',
+    'api_key_internal.make_key(text,uuid)',
+    'api_key_internal.make_room(uuid,text,uuid)',
+    'api_key_internal.mask(text,uuid)',
+    'api_key_internal.prove_possession(text)',
+    'api_key_internal.refuse(text,integer,text,text,text)',
+    'api_key_internal.request_role()',
+    'api_key_internal.require_user(api_key_internal.caller)',
+    'api_key_internal.revoke(api_key_internal.keys,text)',
+    'api_key_internal.status(api_key_internal.keys)',
+    'api_key_internal.subject(api_key_internal.caller,uuid)',
+    'api_key_internal.write_pending(jsonb)']) AS function;
+
+CREATE ROLE regress_nobody;
+CREATE TEMP TABLE callers (caller text, role name, claims text);
+INSERT INTO callers VALUES
+    ('anon', 'regress_anon', ''),
+    ('owner', 'regress_user', '{"sub": "00000000-0000-4000-8000-0000000000a1"}'),
+    ('other', 'regress_user', '{"sub": "00000000-0000-4000-8000-0000000000b1"}'),
+    ('service', 'regress_service', ''),
+    ('nobody', 'regress_nobody', '{"sub": "00000000-0000-4000-8000-0000000000a1"}');
+
+-- Calls as a role and undoes what the call did. Without a call, only the privilege is known.
+CREATE FUNCTION pg_temp.outcome(p_function oid, p_call text, p_role name, p_claims text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_granted boolean := has_function_privilege(p_role, p_function, 'EXECUTE');
+    v_outcome text;
+BEGIN
+    IF p_call IS NULL THEN
+        RETURN CASE WHEN v_granted THEN 'EXECUTE' ELSE '-' END;
+    END IF;
+    BEGIN
+        PERFORM set_config('request.jwt.claims', p_claims, true);
+        PERFORM set_config('role', p_role, true);
+        EXECUTE 'SELECT count(*) FROM api_key.' || p_call;
+        RAISE EXCEPTION USING ERRCODE = 'ZZZZZ';
+    EXCEPTION WHEN OTHERS THEN
+        v_outcome := CASE WHEN SQLSTATE = 'ZZZZZ' THEN 'ok'
+                          WHEN SQLERRM LIKE 'permission denied for %' THEN '-' ELSE SQLSTATE END;
+    END;
+    RETURN CASE WHEN v_granted = (v_outcome <> '-') THEN v_outcome
+                ELSE format('EXECUTE is %s, but the call: %s', v_granted, v_outcome) END;
+END
+$$;
+SELECT api_key.issue_api_key('00000000-0000-4000-8000-0000000000a1') AS issued \gset
+CREATE TEMP VIEW actual AS
+SELECT function, max(outcome) FILTER (WHERE caller = 'anon') AS anon, max(outcome) FILTER (WHERE caller = 'owner') AS owner,
+       max(outcome) FILTER (WHERE caller = 'other') AS other, max(outcome) FILTER (WHERE caller = 'service') AS service,
+       max(outcome) FILTER (WHERE caller = 'nobody') AS nobody
+FROM (SELECT f.function, caller, pg_temp.outcome(f.oid, call, role, claims) AS outcome
+      FROM functions AS f
+      LEFT JOIN (SELECT function, format(call, :'issued'::jsonb ->> 'api_key', :'issued'::jsonb ->> 'key_id',
+                                         '00000000-0000-4000-8000-0000000000a1') AS call
+                 FROM expected WHERE call IS NOT NULL) AS e USING (function)
+      CROSS JOIN callers) AS tried
+GROUP BY function;
+
+-- Where expectation and catalog differ: no row, or the matrix is broken. A function of which
+-- nothing is expected is one that was added without a row above.
+SELECT function, e.anon IS NOT NULL AS is_expected, a.anon, a.owner, a.other, a.service, a.nobody
+FROM actual AS a FULL JOIN expected AS e USING (function)
+WHERE (a.anon, a.owner, a.other, a.service, a.nobody) IS DISTINCT FROM (e.anon, e.owner, e.other, e.service, e.nobody)
+ORDER BY function;
+-- What callers may call is really called.
+SELECT function FROM functions JOIN expected USING (function)
+WHERE function LIKE 'api\_key.%' AND prokind = 'f' AND call IS NULL;
+-- The calls above were undone.
+SELECT api_key.verify_api_key(:'issued'::jsonb ->> 'api_key') ->> 'code' AS code;
+
+-- Whoever could place objects in the search_path of a function of ours could run code as its
+-- owner: each pins it. (Procedures that COMMIT cannot, and are not SECURITY DEFINER.)
+SELECT function, prosecdef, proconfig FROM functions JOIN pg_language AS l ON l.oid = prolang
+WHERE CASE prokind WHEN 'p' THEN prosecdef
+           ELSE (prosecdef OR lanname IN ('sql', 'plpgsql'))
+                AND NOT coalesce(proconfig && '{"search_path=pg_catalog, pg_temp"}', false) END;
+-- SECURITY DEFINER are only functions that callers may call.
+SELECT function FROM functions WHERE prosecdef AND function NOT LIKE 'api\_key.%';
+
+-- Every function, table, view, type and schema has a comment whose first line is a sentence.
+SELECT object, split_part(comment, E'\n', 1) AS first_line
+FROM (
+    SELECT function AS object, obj_description(oid, 'pg_proc') AS comment FROM functions
+    UNION ALL
+    SELECT c.oid::regclass::text, obj_description(c.oid, 'pg_class') FROM pg_class AS c
+    WHERE relnamespace::regnamespace::text IN ('api_key', 'api_key_internal') AND relkind IN ('r', 'p', 'v', 'm', 'f')
+    UNION ALL
+    SELECT 'schema ' || nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace
+    WHERE nspname IN ('api_key', 'api_key_internal')
+    UNION ALL
+    SELECT 'type ' || t.oid::regtype, obj_description(t.oid, 'pg_type')
+    FROM pg_type AS t LEFT JOIN pg_class AS c ON c.oid = typrelid
+    WHERE typnamespace::regnamespace::text IN ('api_key', 'api_key_internal')
+      AND typcategory <> 'A' AND coalesce(relkind, 'c') = 'c'
+) AS objects
+WHERE comment IS NULL OR split_part(comment, E'\n', 1) !~ '^\S.*\w.*\.$'
+ORDER BY object;
+-- Every table and its sequences are dumped with their data.
+SELECT c.oid::regclass AS not_dumped FROM pg_class AS c
+WHERE relnamespace::regnamespace::text IN ('api_key', 'api_key_internal') AND relkind IN ('r', 'S')
+  AND NOT c.oid = ANY (SELECT unnest(extconfig) FROM pg_extension WHERE extname = 'api_key')
+ORDER BY 1;
+
+DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_nobody;
+DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_nobody;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
