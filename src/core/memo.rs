@@ -82,11 +82,7 @@ impl<'a> Memo<'a> {
     /// How many tags it holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.words
-            .chunks_exact(SET_WORDS)
-            .flat_map(|set| set[2..].chunks_exact(2))
-            .filter(|tag| tag[0].load(Relaxed) != 0 || tag[1].load(Relaxed) != 0)
-            .count()
+        self.words.chunks_exact(SET_WORDS).flat_map(ways).filter(|way| !is_vacant(way)).count()
     }
 
     /// Whether it holds none.
@@ -98,34 +94,55 @@ impl<'a> Memo<'a> {
     /// Whether `tag` is remembered.
     #[must_use]
     pub fn contains(&self, tag: Tag) -> bool {
-        // All ways are looked at whatever the first ones hold.
-        self.set(tag).is_some_and(|set| {
-            set[2..].chunks_exact(2).fold(false, |found, way| {
+        self.sets(tag).into_iter().any(|set| {
+            // All ways are looked at, whatever the first ones hold.
+            ways(set).fold(false, |found, way| {
                 let differs = (way[0].load(Relaxed) ^ tag.0[0]) | (way[1].load(Relaxed) ^ tag.0[1]);
                 found | (differs == 0)
             })
         })
     }
 
-    /// Remembers `tag`; the oldest of its set is forgotten.
+    /// Remembers `tag`, in the emptier of its two sets; if both are full, the oldest of the first
+    /// is forgotten.
     pub fn insert(&self, tag: Tag) {
         if self.contains(tag) {
             return;
         }
-        if let Some(set) = self.set(tag) {
-            let way = usize::try_from(set[0].fetch_add(1, Relaxed) % WAYS as u64).unwrap_or(0);
-            set[2 + 2 * way].store(tag.0[0], Relaxed);
-            set[3 + 2 * way].store(tag.0[1], Relaxed);
+        let vacant = |set: &'a [AtomicU64]| ways(set).filter(|way| is_vacant(way)).count();
+        let [first, second] = self.sets(tag);
+        let set = if vacant(second) > vacant(first) { second } else { first };
+        let Some(cursor) = set.first() else {
+            return;
+        };
+        let oldest = usize::try_from(cursor.fetch_add(1, Relaxed) % WAYS as u64).unwrap_or(0);
+        if let Some(way) = ways(set).nth(oldest) {
+            way[0].store(tag.0[0], Relaxed);
+            way[1].store(tag.0[1], Relaxed);
         }
     }
 
-    fn set(&self, tag: Tag) -> Option<&'a [AtomicU64]> {
+    /// The two sets where a tag may be. With one, a memo that is not half full would forget; with
+    /// the emptier of two it fills evenly (Azar, Broder, Karlin, Upfal, "Balanced allocations",
+    /// 1994).
+    fn sets(&self, tag: Tag) -> [&'a [AtomicU64]; 2] {
         let sets = self.words.len() / SET_WORDS;
-        // Maps the tag's first word evenly to a set (Lemire, "Fast random integer generation in
-        // an interval", 2019).
-        let set = (u128::from(tag.0[0]) * sets as u128) >> 64;
-        self.words.chunks_exact(SET_WORDS).nth(usize::try_from(set).unwrap_or(0))
+        tag.0.map(|word| {
+            // Maps a word evenly to a set (Lemire, "Fast random integer generation in an
+            // interval", 2019).
+            let set = (u128::from(word) * sets as u128) >> 64;
+            let start = usize::try_from(set).unwrap_or(0) * SET_WORDS;
+            self.words.get(start..start + SET_WORDS).unwrap_or_default()
+        })
     }
+}
+
+fn ways(set: &[AtomicU64]) -> impl Iterator<Item = &[AtomicU64]> {
+    set.get(2..).unwrap_or_default().chunks_exact(2)
+}
+
+fn is_vacant(way: &[AtomicU64]) -> bool {
+    way[0].load(Relaxed) == 0 && way[1].load(Relaxed) == 0
 }
 
 #[cfg(all(test, not(loom)))]
@@ -184,6 +201,19 @@ mod tests {
             prop_assert!(memo.len() <= inserted.len());
             prop_assert!(memo.capacity() >= entries);
         }
+    }
+
+    #[test]
+    fn a_memo_that_is_three_quarters_full_has_forgotten_next_to_nothing() {
+        let entries = 70_000;
+        let memory = memory(entries);
+        let memo = Memo::new(&memory);
+        let key = TagKey::new(&[7; 64]);
+        let tags: Vec<_> =
+            (0..entries * 3 / 4).map(|n| key.tag(b"hash", &n.to_le_bytes())).collect();
+        tags.iter().for_each(|tag| memo.insert(*tag));
+        let forgotten = tags.iter().filter(|tag| !memo.contains(**tag)).count();
+        assert!(forgotten < 10, "{forgotten} of {}", tags.len());
     }
 
     #[test]

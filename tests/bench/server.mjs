@@ -31,7 +31,8 @@ function start(program, args, { env = {}, input } = {}) {
   })
   // Whoever awaits it is told; until then it must not end the process.
   output.catch(() => {})
-  child.stdin?.end(input)
+  // A program that ends without reading says why by its status.
+  child.stdin?.on('error', () => {}).end(input)
   return { child, output }
 }
 
@@ -55,6 +56,7 @@ export class Server {
 
   #env = {}
   #bindir
+  #databases = []
 
   /** Forgets the memo, and what is in shared buffers. */
   async restart() {
@@ -63,6 +65,7 @@ export class Server {
 
   /** A new database with the extension; its new keys are hashed at `cost`. */
   async createDatabase(database, { memoryKib = 19456, iterations = 2 } = {}) {
+    this.#databases.push(database)
     await this.sql('postgres', `CREATE DATABASE ${database}`)
     // For the whole database: a hash weaker than what is set would be replaced when verified.
     await this.sql('postgres', `
@@ -76,6 +79,12 @@ export class Server {
       CREATE TABLE bench.shared_hash AS
         SELECT api_key_internal.hash_key(api_key_internal.make_key('sk_live_', gen_random_uuid()))
           AS hash;`)
+  }
+
+  /** So that nothing that one bench leaves to be done (vacuuming, flushing) disturbs the next. */
+  async dropDatabases() {
+    for (const database of this.#databases.splice(0))
+      await this.sql('postgres', `DROP DATABASE ${database} WITH (FORCE)`)
   }
 
   /** Runs SQL, each statement for itself, and gives the rows' text. */
