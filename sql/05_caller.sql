@@ -43,7 +43,7 @@ DECLARE
 BEGIN
     v_claims := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
     RETURN CASE WHEN jsonb_typeof(v_claims) = 'object' THEN v_claims ELSE '{}' END;
-EXCEPTION WHEN invalid_text_representation OR untranslatable_character THEN
+EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
     RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid request.jwt.claims',
         DETAIL = 'The setting is not JSON.',
         HINT = 'PostgREST sets it; elsewhere SET it to the claims as a JSON object.';
@@ -75,6 +75,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.request_role IS 'The role of the request: what SET ROLE chose, else the login.';
 
+CREATE FUNCTION api_key_internal.in_restricted_operation() RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'in_restricted_operation_wrapper';
+COMMENT ON FUNCTION api_key_internal.in_restricted_operation IS 'Whether code of a table''s owner runs in a session of someone else.';
+
+-- Within its own keys, a caller with a tenant reaches that tenant's and those of none.
+CREATE FUNCTION api_key_internal.in_tenant(p_tenant_id uuid, p_caller api_key_internal.caller)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_caller.administrator OR p_caller.tenant_id IS NULL OR p_tenant_id IS NULL
+        OR p_tenant_id = p_caller.tenant_id
+$$;
+COMMENT ON FUNCTION api_key_internal.in_tenant IS 'Whether a key of this tenant is within the caller''s reach.';
+
 CREATE FUNCTION api_key_internal.caller()
 RETURNS api_key_internal.caller
 LANGUAGE plpgsql STABLE
@@ -85,7 +101,14 @@ DECLARE
     v_caller api_key_internal.caller;
 BEGIN
     v_caller.role_name := api_key_internal.request_role();
-    v_caller.user_id := api_key_internal.claim_uuid(v_claims, 'sub');
+    -- While ANALYZE and the like run code of a table's owner, the session's rights are not lent.
+    v_caller.administrator := NOT api_key_internal.in_restricted_operation()
+        AND has_function_privilege(
+            v_caller.role_name, 'api_key.define_tier(text, integer, text)', 'EXECUTE');
+    -- Tokens of services may have a "sub" that is not a user's.
+    IF NOT v_caller.administrator OR v_claims ->> 'sub' ~ '^[0-9A-Fa-f-]{36}$' THEN
+        v_caller.user_id := api_key_internal.claim_uuid(v_claims, 'sub');
+    END IF;
     v_caller.tenant_id := api_key_internal.claim_uuid(v_claims, 'tenant_id');
     CASE jsonb_typeof(v_claims -> 'scopes')
         WHEN 'array' THEN
@@ -101,8 +124,6 @@ BEGIN
             END IF;
     END CASE;
     v_caller.tier := v_claims ->> 'tier';
-    v_caller.administrator := has_function_privilege(
-        v_caller.role_name, 'api_key.define_tier(text, integer, text)', 'EXECUTE');
     RETURN v_caller;
 END
 $$;

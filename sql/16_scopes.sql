@@ -10,7 +10,7 @@ RETURNS boolean
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT p_scope ~ '^[A-Za-z0-9_./-]{1,64}(:([A-Za-z0-9_./-]{1,64}|\*))?$'
+    SELECT p_scope ~ '^[A-Za-z0-9_./-]{1,64}(:([A-Za-z0-9_./-]{1,64}|[*]))?$'
 $$;
 COMMENT ON FUNCTION api_key_internal.is_scope IS 'Whether a text is a scope: resource:action, resource:* or a plain name.';
 

@@ -27,9 +27,14 @@ CREATE TABLE api_key_internal.keys (
     grace_expires_at timestamptz,
     revoked_at timestamptz,
     revoked_reason text,
+    -- Of keys that came from elsewhere (30_legacy.sql): the scheme of the hash that they came with,
+    -- the handle by which their text is found, and what their text begins with.
+    legacy_scheme text,
+    lookup_handle bytea CHECK (pg_catalog.length(lookup_handle) = 16),
+    legacy_prefix text COLLATE "C" CHECK (pg_catalog.octet_length(legacy_prefix) <= 64),
     CHECK ((previous_secret_hash IS NULL) = (grace_expires_at IS NULL))
 );
-COMMENT ON TABLE api_key_internal.keys IS 'Keys. Secrets are stored as argon2id PHC strings only.';
+COMMENT ON TABLE api_key_internal.keys IS 'Keys. Secrets are stored as argon2id PHC strings; what legacy keys came with, as src/core/legacy.rs says.';
 CREATE INDEX keys_user_id ON api_key_internal.keys (user_id) WHERE user_id IS NOT NULL;
 CREATE INDEX keys_tenant_id ON api_key_internal.keys (tenant_id) WHERE tenant_id IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.keys', '');
@@ -63,6 +68,17 @@ CREATE FUNCTION api_key_internal.hash_key(p_api_key text) RETURNS text
 LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'hash_key_wrapper';
 COMMENT ON FUNCTION api_key_internal.hash_key IS 'The argon2id hash of the secret of a key, as a PHC string.';
 
+CREATE FUNCTION api_key_internal.masked(p_key api_key_internal.keys) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A legacy text does not begin as ours do, until it is rotated.
+    SELECT CASE WHEN p_key.legacy_scheme IS NOT NULL AND p_key.secret_version = 1
+        THEN coalesce(p_key.legacy_prefix, '') || '...'
+        ELSE api_key_internal.mask(p_key.key_prefix, p_key.key_id) END
+$$;
+COMMENT ON FUNCTION api_key_internal.masked IS 'A key as it may be shown, wherever it came from.';
+
 CREATE FUNCTION api_key_internal.status(p_key api_key_internal.keys) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -81,7 +97,7 @@ COMMENT ON FUNCTION api_key_internal.status IS 'active, disabled, expired, revok
 CREATE VIEW api_key_internal.listed_keys AS
 SELECT
     k.key_id, k.user_id, k.tenant_id, k.name, k.description, k.tier, k.environment, k.kind,
-    k.key_prefix, api_key_internal.mask(k.key_prefix, k.key_id) AS masked_key, k.scopes,
+    k.key_prefix, api_key_internal.masked(k) AS masked_key, k.scopes,
     k.resource_id, k.allowed_ips, k.metadata, api_key_internal.status(k) AS status,
     k.expires_at, k.not_before, u.last_used_at, coalesce(u.usage_count, 0) AS usage_count,
     k.created_at, k.updated_at, k.revoked_at, k.revoked_reason
@@ -124,10 +140,6 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid prefix',
             DETAIL = 'It does not match ^[a-z][a-z0-9_]{0,30}_$',
             HINT = 'Pass lower-case letters, digits and underscores, ending in an underscore.';
-    ELSIF p_key.expires_at <= clock_timestamp() THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid expires_at',
-            DETAIL = 'It is in the past.',
-            HINT = 'Pass a time to come, or NULL for a key that does not expire.';
     ELSIF p_key.expires_at <= p_key.not_before THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid not_before',
             DETAIL = 'It is not before expires_at.',
@@ -148,6 +160,21 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.check_key IS 'Refuses (22023) a key that may not be stored.';
 
+CREATE FUNCTION api_key_internal.check_expiry(p_expires_at timestamptz)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_expires_at <= clock_timestamp() THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid expires_at',
+            DETAIL = 'It is in the past.',
+            HINT = 'Pass a time to come, or NULL for a key that does not expire.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.check_expiry IS 'Refuses (22023) an expiry that has passed.';
+
 CREATE FUNCTION api_key_internal.check_tier(p_tier text, p_caller api_key_internal.caller)
 RETURNS void
 LANGUAGE plpgsql STABLE
@@ -164,11 +191,23 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.check_tier IS 'Refuses (42501) a tier that the caller may not choose.';
 
--- Active keys as the newest committed state has them, whatever the isolation level: a key that a
--- REPEATABLE READ snapshot cannot see still counts against the limit.
+CREATE FUNCTION api_key_internal.active_keys(p_user_id uuid, p_tier text) RETURNS uuid[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT ARRAY(
+        SELECT key_id FROM api_key_internal.keys
+        WHERE user_id = p_user_id AND tier = p_tier AND revoked_at IS NULL AND enabled
+          AND (expires_at IS NULL OR expires_at > clock_timestamp())
+        ORDER BY created_at, key_id)
+$$;
+COMMENT ON FUNCTION api_key_internal.active_keys IS 'A user''s active keys in a tier, those not valid yet among them, oldest first.';
+
+-- As the newest committed state has them, whatever the isolation level: a key that a REPEATABLE
+-- READ snapshot cannot see still counts against the limit.
 CREATE FUNCTION api_key_internal.count_active_keys_now(p_user_id uuid, p_tier text) RETURNS bigint
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'count_active_keys_now_wrapper';
-COMMENT ON FUNCTION api_key_internal.count_active_keys_now IS 'Active keys of a user in a tier, under a snapshot of this moment.';
+COMMENT ON FUNCTION api_key_internal.count_active_keys_now IS 'How many active_keys there are, under a snapshot of this moment.';
 
 -- Makes room for one more active key of a user in a tier, or refuses. Callers that make a key
 -- active call it first.
@@ -189,11 +228,7 @@ BEGIN
     END IF;
     -- Held to the end of the transaction: two issues for one user and tier take turns.
     PERFORM pg_advisory_xact_lock(hashtextextended(format('api_key %s %s', p_user_id, p_tier), 0));
-    v_active := ARRAY(
-        SELECT key_id FROM api_key_internal.keys
-        WHERE user_id = p_user_id AND tier = p_tier AND revoked_at IS NULL AND enabled
-          AND (expires_at IS NULL OR expires_at > clock_timestamp())
-        ORDER BY created_at, key_id);
+    v_active := api_key_internal.active_keys(p_user_id, p_tier);
     IF current_setting('transaction_isolation') NOT LIKE 'read %'
         AND cardinality(v_active) <> api_key_internal.count_active_keys_now(p_user_id, p_tier)
     THEN
@@ -232,10 +267,8 @@ BEGIN
     PERFORM api_key_internal.require_user(p_caller);
     SELECT * INTO v_key FROM api_key_internal.keys
     WHERE key_id = p_key_id
-      AND (p_caller.administrator
-           OR user_id = p_caller.user_id
-              AND (p_caller.tenant_id IS NULL OR tenant_id IS NULL
-                   OR tenant_id = p_caller.tenant_id))
+      AND (p_caller.administrator OR user_id = p_caller.user_id)
+      AND api_key_internal.in_tenant(tenant_id, p_caller)
     FOR UPDATE;
     IF NOT FOUND THEN
         PERFORM api_key_internal.refuse('P0002', 404, 'no such key',
@@ -253,7 +286,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT jsonb_build_object(
         'success', true, 'key_id', p_key.key_id, 'key_prefix', p_key.key_prefix,
-        'masked_key', api_key_internal.mask(p_key.key_prefix, p_key.key_id), 'name', p_key.name,
+        'masked_key', api_key_internal.masked(p_key), 'name', p_key.name,
         'tier', p_key.tier, 'environment', p_key.environment, 'kind', p_key.kind,
         'scopes', p_key.scopes, 'tenant_id', p_key.tenant_id, 'resource_id', p_key.resource_id,
         'expires_at', p_key.expires_at, 'created_at', p_key.created_at)
@@ -338,6 +371,7 @@ BEGIN
     v_key.allowed_ips := p_allowed_ips;
     v_key.metadata := coalesce(p_metadata, '{}');
     PERFORM api_key_internal.check_key(v_key);
+    PERFORM api_key_internal.check_expiry(v_key.expires_at);
     PERFORM api_key_internal.check_tier(v_key.tier, v_caller);
     v_key.scopes := api_key_internal.checked_scopes(coalesce(p_scopes, '{}'), v_caller);
     PERFORM api_key_internal.make_room(v_key.user_id, v_key.tier, NULL);
@@ -373,14 +407,12 @@ AS $$
 DECLARE
     v_caller api_key_internal.caller := api_key_internal.caller();
     v_user_id uuid := api_key_internal.subject(v_caller, p_user_id);
-    -- Within its own keys, a caller with a tenant sees that tenant's and those of none.
-    v_tenant_id uuid := CASE WHEN NOT v_caller.administrator THEN v_caller.tenant_id END;
 BEGIN
     RETURN QUERY
     SELECT * FROM api_key_internal.listed_keys AS k
     WHERE (v_user_id IS NULL OR k.user_id = v_user_id)
       AND (p_tenant_id IS NULL OR k.tenant_id = p_tenant_id)
-      AND (v_tenant_id IS NULL OR k.tenant_id IS NULL OR k.tenant_id = v_tenant_id)
+      AND api_key_internal.in_tenant(k.tenant_id, v_caller)
       AND (p_include_inactive IS NOT FALSE OR k.status = 'active')
     ORDER BY k.created_at DESC, k.key_id;
 END
@@ -454,18 +486,10 @@ BEGIN
         END;
     END LOOP;
 
-    -- A time that stays as it is may have passed.
-    IF v_new.expires_at = v_old.expires_at THEN
-        v_new.expires_at := NULL;
-        PERFORM api_key_internal.check_key(v_new);
-        v_new.expires_at := v_old.expires_at;
-        IF v_new.expires_at <= v_new.not_before THEN
-            RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid not_before',
-                DETAIL = 'It is not before expires_at.',
-                HINT = 'Pass an earlier time.';
-        END IF;
-    ELSE
-        PERFORM api_key_internal.check_key(v_new);
+    PERFORM api_key_internal.check_key(v_new);
+    -- One that stays as it is may have passed.
+    IF v_new.expires_at IS DISTINCT FROM v_old.expires_at THEN
+        PERFORM api_key_internal.check_expiry(v_new.expires_at);
     END IF;
     IF p_changes ? 'tier' THEN
         PERFORM api_key_internal.check_tier(v_new.tier, v_caller);
@@ -625,8 +649,7 @@ BEGIN
         SELECT * FROM api_key_internal.keys AS k
         WHERE (v_user_id IS NULL OR k.user_id = v_user_id)
           AND (p_tenant_id IS NULL OR k.tenant_id = p_tenant_id)
-          AND (v_caller.administrator OR v_caller.tenant_id IS NULL OR k.tenant_id IS NULL
-               OR k.tenant_id = v_caller.tenant_id)
+          AND api_key_internal.in_tenant(k.tenant_id, v_caller)
           AND k.revoked_at IS NULL
         -- In one order, so that two of these calls wait for each other and do not deadlock.
         ORDER BY k.key_id

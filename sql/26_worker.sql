@@ -4,13 +4,26 @@ CREATE FUNCTION api_key_internal.write_pending(p_pending jsonb)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
--- Whoever holds a lock for long must not hold up the other databases.
-SET lock_timeout = '5s'
 AS $$
 #variable_conflict use_column
 DECLARE
     v_epoch CONSTANT timestamptz := '2000-01-01 00:00:00+00';
 BEGIN
+    -- Compare and swap: a rotation since has another hash, and wins. A row that someone else has
+    -- locked is left to a later verify.
+    WITH better AS (
+        SELECT k.key_id, b.hash, b.handle
+        FROM jsonb_to_recordset(p_pending -> 'upgrades') AS b
+            (key_id uuid, replaces text, hash text, handle text)
+        JOIN api_key_internal.keys AS k ON k.key_id = b.key_id
+        WHERE sha256(convert_to(k.secret_hash, 'UTF8')) = decode(b.replaces, 'hex')
+        FOR UPDATE OF k SKIP LOCKED
+    )
+    UPDATE api_key_internal.keys AS k SET
+        secret_hash = better.hash,
+        lookup_handle = coalesce(decode(better.handle, 'hex'), k.lookup_handle)
+    FROM better WHERE k.key_id = better.key_id;
+
     -- Update first: unlike ON CONFLICT it writes no lock record to the WAL.
     WITH used AS (
         SELECT u.key_id, u.uses, u.failures, u.last_used_ip,
@@ -59,13 +72,6 @@ BEGIN
     ) AS r
     LEFT JOIN api_key_internal.keys AS k ON k.key_id = r.key_id
     ORDER BY r.last_at;
-
-    -- Compare and swap: a rotation since has another hash, and wins.
-    UPDATE api_key_internal.keys AS k SET secret_hash = better.hash
-    FROM jsonb_to_recordset(p_pending -> 'upgrades') AS better
-        (key_id uuid, replaces text, hash text)
-    WHERE k.key_id = better.key_id
-      AND sha256(convert_to(k.secret_hash, 'UTF8')) = decode(better.replaces, 'hex');
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.write_pending IS 'Writes use counts, refusals and better hashes that were kept in memory.';

@@ -1,10 +1,10 @@
-CREATE FUNCTION api_key_internal.counters() RETURNS jsonb
+CREATE FUNCTION api_key.counters() RETURNS jsonb
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'counters_wrapper';
-COMMENT ON FUNCTION api_key_internal.counters IS 'What api_key.stats shows, as one object.';
+COMMENT ON FUNCTION api_key.counters IS 'What api_key.stats shows, as one object.';
 
 CREATE VIEW api_key.stats AS
 SELECT c.*
-FROM pg_catalog.jsonb_to_record(api_key_internal.counters()) AS c (
+FROM pg_catalog.jsonb_to_record(api_key.counters()) AS c (
     preloaded boolean, memo_hits bigint, memo_misses bigint, memo_entries bigint,
     memo_capacity bigint, hashes_run bigint, hashes_running integer, hashes_limit integer,
     hashes_waited bigint, hashes_refused bigint, throttled bigint, failure_entries bigint,

@@ -25,8 +25,11 @@ DECLARE
         'api_key.define_tier(text, integer, text)',
         'api_key.define_scope(text, text)',
         'api_key.flush_usage()',
+        'api_key.counters()',
         'api_key.export_usage()',
-        'api_key.import_usage(jsonb)'];
+        'api_key.import_usage(jsonb)',
+        'api_key.import_api_key_hash(text, text, uuid, text, text, text, text, text[], uuid, text, text, text, timestamptz, timestamptz, inet[], jsonb, boolean, timestamptz)',
+        'api_key.import_api_keys(regclass, jsonb, text)'];
 BEGIN
     IF p_anon IS NULL OR p_authenticated IS NULL OR p_service IS NULL OR p_authenticator IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',
@@ -65,7 +68,7 @@ BEGIN
         array_to_string(v_authenticated, ', '), p_authenticated, p_service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I',
         array_to_string(v_service, ', '), p_service);
-    EXECUTE format('GRANT SELECT ON api_key.audit_log, api_key.stats TO %I', p_service);
+    EXECUTE format('GRANT SELECT ON api_key.audit_log, api_key.stats, api_key.legacy_hash_progress TO %I', p_service);
 END
 $$;
 COMMENT ON FUNCTION api_key.setup_postgrest IS

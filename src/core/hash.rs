@@ -19,6 +19,9 @@ pub struct Cost {
     pub parallelism: u32,
 }
 
+/// The most that a hash from elsewhere may cost: checking it takes seconds and a gigabyte.
+const MOST: Cost = Cost { memory_kib: 1024 * 1024, iterations: 64, parallelism: 64 };
+
 /// Why a hash could not be made or checked. It holds nothing of secret or hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HashError {
@@ -88,6 +91,26 @@ pub fn verify<A: AsMut<[Block]>>(
     let params = Params::try_from(&phc).map_err(|_| HashError::Cost)?;
     let output = output::<A>(algorithm, version, &params, secret, &salt, work_area)?;
     Ok(output.ct_eq(expected.as_bytes()).into())
+}
+
+/// Whether `stored` is the PHC string of an argon2 hash that can be verified at a bearable cost.
+///
+/// # Errors
+/// As [`verify`].
+pub fn check(stored: &str) -> Result<(), HashError> {
+    let phc = PasswordHash::new(stored).map_err(|_| HashError::Stored)?;
+    Algorithm::new(phc.algorithm).map_err(|_| HashError::Stored)?;
+    if phc.salt.is_none() || phc.hash.is_none() {
+        return Err(HashError::Stored);
+    }
+    let params = Params::try_from(&phc).map_err(|_| HashError::Cost)?;
+    if params.m_cost() > MOST.memory_kib
+        || params.t_cost() > MOST.iterations
+        || params.p_cost() > MOST.parallelism
+    {
+        return Err(HashError::Cost);
+    }
+    Ok(())
 }
 
 /// Whether `stored` costs less to attack than a hash of `cost` would: another algorithm than

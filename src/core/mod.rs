@@ -9,6 +9,7 @@ pub mod base62;
 pub mod gcra;
 pub mod hash;
 pub mod key;
+pub mod legacy;
 pub mod memo;
 pub mod scope;
 pub mod secret;

@@ -103,7 +103,7 @@ impl Refusals {
     }
 }
 
-/// [`Usage`] of a key as SQL reads it (`write_usage`) and as a file keeps it over a restart.
+/// [`Usage`] of a key as SQL reads it (`write_pending`) and as a file keeps it over a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRecord {
     database: u32,
@@ -138,7 +138,7 @@ impl UsageRecord {
     }
 }
 
-/// [`Refusals`] of a kind as SQL reads them (`write_refusals`) and as a file keeps them.
+/// [`Refusals`] of a kind as SQL reads them (`write_pending`) and as a file keeps them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusalRecord {
     database: u32,
@@ -181,7 +181,10 @@ impl RefusalRecord {
 
 fn address(text: &str) -> Option<Address> {
     let (ip, prefix) = text.split_once('/')?;
-    Some(Address { ip: ip.parse().ok()?, prefix: prefix.parse().ok()? })
+    let ip: IpAddr = ip.parse().ok()?;
+    let prefix = prefix.parse().ok()?;
+    let longest = if ip.is_ipv4() { 32 } else { 128 };
+    (prefix <= longest).then_some(Address { ip, prefix })
 }
 
 /// What is kept over a clean restart.
@@ -199,7 +202,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_address() -> impl Strategy<Value = Option<Address>> {
-        any::<Option<(IpAddr, u8)>>().prop_map(|a| a.map(|(ip, prefix)| Address { ip, prefix }))
+        any::<Option<(IpAddr, u8)>>()
+            .prop_map(|a| a.map(|(ip, prefix)| Address { ip, prefix: prefix % 33 }))
     }
 
     proptest! {

@@ -8,14 +8,17 @@ use super::settings;
 use super::shared::{Counter, State};
 
 /// Room for one hash; given back when dropped.
-pub struct Room<'a>(&'a State);
+pub struct Room<'a> {
+    state: &'a State,
+    has_waited: bool,
+}
 
 impl<'a> Room<'a> {
     /// Waits for room, for at most `api_key.hash_queue_timeout`; `None` if there was none.
     /// A query cancel or a termination ends the wait.
     pub fn wait(state: &'a State) -> Option<Self> {
         if !state.is_shared() || Self::take(state) {
-            return Some(Self(state));
+            return Some(Self { state, has_waited: false });
         }
         state.count(Counter::HashesWaited);
         // SAFETY: the usual loop (storage/condition_variable.h). An error that ends a sleep
@@ -40,11 +43,16 @@ impl<'a> Room<'a> {
             }
             pg_sys::ConditionVariableCancelSleep();
             if taken {
-                return Some(Self(state));
+                return Some(Self { state, has_waited: true });
             }
         }
         state.count(Counter::HashesRefused);
         None
+    }
+
+    /// Whether there was none at first.
+    pub const fn has_waited(&self) -> bool {
+        self.has_waited
     }
 
     fn take(state: &State) -> bool {
@@ -58,10 +66,10 @@ impl<'a> Room<'a> {
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
-        if self.0.is_shared() {
-            self.0.hashing().fetch_sub(1, Ordering::AcqRel);
+        if self.state.is_shared() {
+            self.state.hashing().fetch_sub(1, Ordering::AcqRel);
             // SAFETY: initialised with the segment; raises no errors.
-            unsafe { pg_sys::ConditionVariableSignal(self.0.room()) }
+            unsafe { pg_sys::ConditionVariableSignal(self.state.room()) }
         }
     }
 }

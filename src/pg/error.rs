@@ -26,6 +26,12 @@ pub enum Error {
     /// There is no worker to write use counts.
     #[error("nothing can be flushed here")]
     NothingToFlush,
+    /// The root key cannot be had; what is wrong with it.
+    #[error("the root key cannot be used")]
+    RootKey(&'static str),
+    /// There is no process to start workers.
+    #[error("nothing can be flushed now")]
+    NoLauncher,
     /// The worker had an error.
     #[error("the flush failed")]
     FlushFailed,
@@ -72,6 +78,16 @@ impl Error {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "The server is a standby, or api_key is not in shared_preload_libraries.",
                 "Add api_key to shared_preload_libraries and restart; a standby writes what it has counted when it is promoted.",
+            ),
+            Self::RootKey(detail) => (
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                detail,
+                "Check api_key.root_key_file (mode 0600, 64 hexadecimal digits) or api_key.root_key_command; restore the root key from its backup.",
+            ),
+            Self::NoLauncher => (
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "The api_key launcher does not run.",
+                "Raise max_worker_processes by 2 and restart the server, or see its log.",
             ),
             Self::FlushFailed => (
                 PgSqlErrorCode::ERRCODE_SYSTEM_ERROR,

@@ -9,7 +9,7 @@ use super::error::{Error, OrRaise};
 use super::settings;
 use super::work_area::WorkArea;
 use crate::core::key::PresentedKey;
-use crate::core::{hash, key, scope};
+use crate::core::{hash, hash::HashError, key, scope};
 
 /// A key as it may be shown.
 #[pg_extern(sql = false, immutable, parallel_safe)]
@@ -36,34 +36,40 @@ fn make_key(prefix: &str, key_id: pgrx::Uuid) -> String {
 fn hash_key(api_key: &str) -> String {
     let key =
         PresentedKey::parse(api_key.as_bytes()).unwrap_or_else(|_malformed| Error::NotAKey.raise());
-    hash_secret(key.secret)
+    hash_secret(key.secret).or_raise()
 }
 
 /// The PHC string of a secret under today's cost.
-pub fn hash_secret(secret: &[u8]) -> String {
+///
+/// # Errors
+/// `HashError::Cost` if argon2 refuses the settings.
+pub fn hash_secret(secret: &[u8]) -> Result<String, HashError> {
     hash::hash(secret, settings::argon2_cost(), &mut operating_system_rng(), WorkArea::new)
-        .or_raise()
 }
 
 /// The operating system's generator. Should it ever fail, the call that asked fails (XX000).
-fn operating_system_rng() -> impl rand::CryptoRng {
+pub fn operating_system_rng() -> impl rand::CryptoRng {
     rand::rand_core::UnwrapErr(SysRng)
+}
+
+/// Whether PostgreSQL runs code of a table's owner with that owner's rights (ANALYZE, REINDEX,
+/// REFRESH MATERIALIZED VIEW), while the session is someone else's.
+#[pg_extern(sql = false)]
+fn in_restricted_operation() -> bool {
+    // SAFETY: reads this process's security context.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
 }
 
 /// Active keys of a user in a tier, under a snapshot of this moment.
 #[pg_extern(sql = false)]
 fn count_active_keys_now(user_id: pgrx::Uuid, tier: &str) -> i64 {
-    let query = c"SELECT pg_catalog.count(*) FROM api_key_internal.keys AS k
-        WHERE k.user_id OPERATOR(pg_catalog.=) $1 AND k.tier OPERATOR(pg_catalog.=) $2
-          AND k.revoked_at IS NULL AND k.enabled
-          AND (k.expires_at IS NULL
-               OR k.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp())";
+    let query = c"SELECT pg_catalog.cardinality(api_key_internal.active_keys($1, $2))";
     let mut types = [pg_sys::UUIDOID, pg_sys::TEXTOID];
     let null = pg_sys::Datum::from(0);
     let mut values = [user_id.into_datum().unwrap_or(null), tier.into_datum().unwrap_or(null)];
     // SAFETY: a read-only SPI call (not pgrx's, which in a transaction that has written takes the
     // transaction's snapshot again) under a snapshot that is pushed and popped around it; after
-    // an error both are undone by the end of the (sub)transaction. `count(*)` is never NULL.
+    // an error both are undone by the end of the (sub)transaction. The array is never NULL.
     unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
         pg_sys::SPI_connect();
@@ -79,7 +85,7 @@ fn count_active_keys_now(user_id: pgrx::Uuid, tier: &str) -> i64 {
         let mut is_null = false;
         let table = pg_sys::SPI_tuptable;
         let count = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, 1, &mut is_null);
-        let count = count.value().cast_signed() as i64;
+        let count = i64::try_from(count.value()).unwrap_or(0);
         pg_sys::SPI_finish();
         pg_sys::PopActiveSnapshot();
         count

@@ -10,8 +10,10 @@ mod error;
 mod failures;
 mod jsonb;
 mod keys;
+mod legacy;
 mod pending;
 mod recording;
+mod root_key;
 mod rows;
 mod settings;
 mod shared;
@@ -35,6 +37,8 @@ extension_sql_file!("../../sql/20_keys.sql", name = "keys", requires = ["usage"]
 extension_sql_file!("../../sql/25_verify.sql", name = "verify", requires = ["keys"]);
 extension_sql_file!("../../sql/26_worker.sql", name = "worker", requires = ["verify"]);
 extension_sql_file!("../../sql/27_stats.sql", name = "stats", requires = ["worker"]);
+extension_sql_file!("../../sql/30_legacy.sql", name = "legacy", requires = ["stats"]);
+extension_sql_file!("../../sql/35_compat.sql", name = "compat", requires = ["legacy"]);
 extension_sql_file!("../../sql/90_postgrest.sql", name = "postgrest", finalize);
 
 /// Called by PostgreSQL when it loads the library.

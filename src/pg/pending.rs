@@ -1,8 +1,9 @@
 //! What is not yet written when the server stops goes to a file, as PostgreSQL does with its own
 //! statistics, and comes back at the next start. A crash loses it, and no more than it.
 
+use std::cell::Cell;
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use pgrx::prelude::*;
@@ -32,7 +33,7 @@ pub fn save(state: &State) {
             .collect(),
     };
     if pending == Pending::default() {
-        return;
+        return forget_file();
     }
     let written = serde_json::to_vec(&pending).map_err(std::io::Error::from).and_then(|text| {
         OpenOptions::new()
@@ -48,11 +49,28 @@ pub fn save(state: &State) {
     }
 }
 
-/// Puts what the file holds into the tables, and removes it.
+/// Removes the file that was loaded, once its counts are about to be written: from then on a
+/// crash loses them as it loses others, and none is counted twice.
+pub fn forget_file() {
+    thread_local! {
+        static FORGOTTEN: Cell<bool> = const { Cell::new(false) };
+    }
+    if FORGOTTEN.replace(true) {
+        return;
+    }
+    match std::fs::remove_file(FILE) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            log!("api_key: cannot remove {FILE}: {error}");
+        }
+        _ => {}
+    }
+}
+
+/// Puts what the file holds into the tables.
 pub fn load(state: &State) {
     let text = match std::fs::read(FILE) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        Err(error) if error.kind() == ErrorKind::NotFound => return,
         Err(error) => {
             log!("api_key: cannot read {FILE}: {error}");
             return;
@@ -68,8 +86,5 @@ pub fn load(state: &State) {
             }
         }
         Err(error) => log!("api_key: {FILE} is damaged and ignored: {error}"),
-    }
-    if let Err(error) = std::fs::remove_file(FILE) {
-        log!("api_key: cannot remove {FILE}: {error}");
     }
 }

@@ -5,12 +5,13 @@
 use std::cell::Cell;
 use std::ffi::CStr;
 
-use pgrx::pg_sys;
 use pgrx::prelude::*;
+use pgrx::{IntoDatum, pg_sys};
 use uuid::Uuid;
 
 use super::array;
 use super::error::Error;
+use super::root_key::Handle;
 
 macro_rules! columns {
     ($($variant:ident $name:literal,)+) => {
@@ -43,13 +44,19 @@ columns! {
     PreviousSecretHash c"previous_secret_hash",
     GraceExpiresAt c"grace_expires_at",
     RevokedAt c"revoked_at",
+    KeyId c"key_id",
+    LegacyScheme c"legacy_scheme",
+    LegacyPrefix c"legacy_prefix",
 }
 
 /// Where the table is, and in which order its columns are.
 #[derive(Clone, Copy)]
 struct Layout {
     table: pg_sys::Oid,
-    index: pg_sys::Oid,
+    by_id: pg_sys::Oid,
+    by_handle: pg_sys::Oid,
+    by_prefix: pg_sys::Oid,
+    root_key: pg_sys::Oid,
     /// Zero-based position of each `Column`.
     positions: [usize; COUNT],
     /// How many leading columns have to be taken out of a tuple.
@@ -83,11 +90,14 @@ fn layout() -> Layout {
             pg_sys::CacheRegisterRelcacheCallback(Some(forget_layout), pg_sys::Datum::from(0));
         }
         let schema = pg_sys::get_namespace_oid(c"api_key_internal".as_ptr(), true);
-        let table = pg_sys::get_relname_relid(c"keys".as_ptr(), schema);
-        let index = pg_sys::get_relname_relid(c"keys_pkey".as_ptr(), schema);
-        if table == pg_sys::InvalidOid || index == pg_sys::InvalidOid {
-            Error::NotInstalled.raise();
-        }
+        let named = |name: &CStr| {
+            let relation = pg_sys::get_relname_relid(name.as_ptr(), schema);
+            if relation == pg_sys::InvalidOid {
+                Error::NotInstalled.raise();
+            }
+            relation
+        };
+        let table = named(c"keys");
         let mut positions = [0; COUNT];
         let mut width = 0;
         for (position, name) in positions.iter_mut().zip(NAMES) {
@@ -98,9 +108,43 @@ fn layout() -> Layout {
             *position = usize::from(number.unsigned_abs()) - 1;
             width = width.max(i32::from(number));
         }
-        let layout = Layout { table, index, positions, width };
+        let layout = Layout {
+            table,
+            by_id: named(c"keys_pkey"),
+            by_handle: named(c"keys_lookup_handle"),
+            by_prefix: named(c"keys_legacy_prefix"),
+            root_key: named(c"root_key"),
+            positions,
+            width,
+        };
         LAYOUT.set(Some(layout));
         layout
+    }
+}
+
+/// The longest prefix by which a legacy key is found.
+const MAX_PREFIX: usize = 64;
+
+/// The fingerprint of the root key under which this database's legacy keys are found; `None` if
+/// there are none.
+pub fn root_key_fingerprint() -> Option<Vec<u8>> {
+    let layout = layout();
+    // SAFETY: a sequential scan of a table with one text column and at most one row.
+    unsafe {
+        let lock = pg_sys::AccessShareLock.cast_signed();
+        let table = pg_sys::table_open(layout.root_key, lock);
+        let slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let scan = pg_sys::table_beginscan(table, snapshot, 0, std::ptr::null_mut());
+        let forward = pg_sys::ScanDirection::ForwardScanDirection;
+        let fingerprint = pg_sys::table_scan_getnextslot(scan, forward, slot).then(|| {
+            pg_sys::slot_getsomeattrs_int(slot, 1);
+            array::text_bytes(*(*slot).tts_values).to_vec()
+        });
+        pg_sys::table_endscan(scan);
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::table_close(table, lock);
+        fingerprint
     }
 }
 
@@ -113,37 +157,80 @@ pub struct Row {
 impl Row {
     /// Reads the row of a key, if the statement's snapshot sees one.
     pub fn find(key_id: Uuid) -> Option<Self> {
-        let layout = layout();
         let key_id = key_id.into_bytes();
+        let value = pg_sys::Datum::from(key_id.as_ptr());
+        Self::scan(|layout| layout.by_id, pg_sys::F_UUID_EQ, value, 1).pop()
+    }
+
+    /// Reads the row of the legacy key that has this handle.
+    pub fn find_by_handle(handle: Handle) -> Option<Self> {
+        let value = handle.as_slice().into_datum()?;
+        Self::scan(|layout| layout.by_handle, pg_sys::F_BYTEAEQ, value, 1).pop()
+    }
+
+    /// Reads rows of legacy keys that have no handle yet and whose prefix begins `text`, the
+    /// longest prefixes first, at most `most` of them.
+    pub fn find_by_prefix(text: &[u8], most: usize) -> Vec<Self> {
+        let mut rows = Vec::new();
+        for length in (0..=text.len().min(MAX_PREFIX)).rev() {
+            let left = most.saturating_sub(rows.len());
+            if left == 0 {
+                break;
+            }
+            // A text is a varlena as a bytea is.
+            if let Some(value) = text[..length].into_datum() {
+                rows.extend(Self::scan(|layout| layout.by_prefix, pg_sys::F_TEXTEQ, value, left));
+            }
+        }
+        rows
+    }
+
+    /// The first `most` rows that an index on one column has for `value`.
+    fn scan(
+        index: impl FnOnce(&Layout) -> pg_sys::Oid,
+        equal: u32,
+        value: pg_sys::Datum,
+        most: usize,
+    ) -> Vec<Self> {
+        let mut rows = Vec::new();
         // SAFETY: the usual course of an index scan (access/genam.h). An error on the way leaves
-        // relations, scan and slot to the resource owner, which releases them.
+        // relations, scan and slots to the resource owner, which releases them.
         unsafe {
             let lock = pg_sys::AccessShareLock.cast_signed();
-            let table = pg_sys::table_open(layout.table, lock);
-            let index = pg_sys::index_open(layout.index, lock);
-            let slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
+            let table = pg_sys::table_open(layout().table, lock);
+            // Opening it has let invalidations in: REINDEX CONCURRENTLY puts another index there.
+            let layout = layout();
+            let index = pg_sys::index_open(index(&layout), lock);
             let mut key = pg_sys::ScanKeyData::default();
-            pg_sys::ScanKeyInit(
+            pg_sys::ScanKeyEntryInitialize(
                 &mut key,
+                0,
                 1,
                 pg_sys::BTEqualStrategyNumber.try_into().unwrap_or(3),
-                pg_sys::F_UUID_EQ.into(),
-                pg_sys::Datum::from(key_id.as_ptr()),
+                pg_sys::InvalidOid,
+                // Of the column: a bytea and a uuid have none, a text has "C".
+                *(*index).rd_indcollation,
+                equal.into(),
+                value,
             );
             let scan = pg_sys::index_beginscan(table, index, pg_sys::GetActiveSnapshot(), 1, 0);
             pg_sys::index_rescan(scan, &mut key, 1, std::ptr::null_mut(), 0);
             let forward = pg_sys::ScanDirection::ForwardScanDirection;
-            let found = pg_sys::index_getnext_slot(scan, forward, slot);
-            if found {
+            while rows.len() < most {
+                let slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
+                let row = Self { slot, positions: layout.positions };
+                if !pg_sys::index_getnext_slot(scan, forward, slot) {
+                    break;
+                }
                 pg_sys::ExecMaterializeSlot(slot);
                 pg_sys::slot_getsomeattrs_int(slot, layout.width);
+                rows.push(row);
             }
             pg_sys::index_endscan(scan);
             pg_sys::index_close(index, lock);
             pg_sys::table_close(table, lock);
-            let row = Self { slot, positions: layout.positions };
-            found.then_some(row)
         }
+        rows
     }
 
     /// The value of a column; `None` for NULL.
@@ -168,6 +255,12 @@ impl Row {
         // SAFETY: callers name uuid columns, which are 16 bytes by reference.
         self.datum(column)
             .map(|datum| unsafe { Uuid::from_bytes(*datum.cast_mut_ptr::<[u8; 16]>()) })
+    }
+
+    /// How many secrets the key has had.
+    pub fn secret_version(&self) -> i64 {
+        let version = self.datum(Column::SecretVersion);
+        version.map_or(0, |version| i64::try_from(version.value()).unwrap_or(0))
     }
 
     /// A timestamptz column: microseconds since 2000-01-01 UTC.

@@ -1,6 +1,6 @@
 //! Settings, all under `api_key.`. Each with its reason for being.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
@@ -19,6 +19,11 @@ static REFUSAL_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(4_096);
 static FAILURE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10);
 static MAX_CONCURRENT_HASHES: GucSetting<i32> = GucSetting::<i32>::new(0);
 static HASH_QUEUE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(2_000);
+static LEGACY_SCAN_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(32);
+static ROOT_KEY_FILE: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"api_key_root_key"));
+static ROOT_KEY_COMMAND: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c""));
 static FLUSH_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10);
 
 /// How many entries the structures in shared memory have.
@@ -74,6 +79,25 @@ pub fn max_concurrent_hashes() -> u32 {
 /// How long a check waits for room to hash, in milliseconds.
 pub fn hash_queue_timeout() -> i64 {
     HASH_QUEUE_TIMEOUT.get().into()
+}
+
+/// How many legacy keys that share a prefix are tried for one text.
+pub fn legacy_scan_limit() -> usize {
+    usize::try_from(LEGACY_SCAN_LIMIT.get()).unwrap_or(1)
+}
+
+/// The file of the root key, relative to the data folder.
+pub fn root_key_file() -> String {
+    text(&ROOT_KEY_FILE)
+}
+
+/// The command that prints the root key; empty for none.
+pub fn root_key_command() -> String {
+    text(&ROOT_KEY_COMMAND)
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> String {
+    setting.get().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// How often use counts and refusals are written.
@@ -152,6 +176,32 @@ pub fn register(preloading: bool) {
         &FLUSH_INTERVAL,
         (1, 3600),
         (Sighup, GucFlags::UNIT_S),
+    );
+    integer(
+        c"api_key.legacy_scan_limit",
+        c"Legacy keys with salted hashes that are tried for one text that shares their prefix.",
+        c"",
+        &LEGACY_SCAN_LIMIT,
+        (1, 10_000),
+        (Suset, plain),
+    );
+    // Not shown to others than superusers: it may say where a secret is.
+    let hidden = GucFlags::SUPERUSER_ONLY;
+    GucRegistry::define_string_guc(
+        c"api_key.root_key_file",
+        c"File of the root key, relative to the data folder.",
+        c"64 hexadecimal digits, readable by the server's user only. Made on first need.",
+        &ROOT_KEY_FILE,
+        Sighup,
+        hidden,
+    );
+    GucRegistry::define_string_guc(
+        c"api_key.root_key_command",
+        c"Shell command that prints the root key, instead of a file.",
+        c"64 hexadecimal digits on its standard output.",
+        &ROOT_KEY_COMMAND,
+        Sighup,
+        hidden,
     );
     // What sizes shared memory can be set only before there is any.
     if preloading {

@@ -13,6 +13,7 @@ use pgrx::prelude::*;
 use rand::TryRng;
 use rand::rngs::SysRng;
 
+use super::root_key::Handle;
 use super::settings::{self, Sizes};
 use crate::core::memo::{Memo, TagKey};
 use crate::core::table::{self, Slot, Table};
@@ -25,7 +26,7 @@ const STRIPES: usize = 16;
 /// Kinds of tables that are locked.
 const TABLES: usize = 4;
 /// Better hashes that can wait for the worker.
-const UPGRADES: usize = 256;
+const UPGRADES: usize = 1024;
 const NAME: &CStr = c"api_key";
 
 /// What is counted, for the view `api_key.stats`.
@@ -58,6 +59,8 @@ struct Stripe([AtomicU64; COUNTERS]);
 pub struct Upgrade {
     /// SHA-256 of the hash that it replaces: a rotation in between wins.
     pub replaces: [u8; 32],
+    /// The handle by which a legacy key is to be found from then on.
+    pub handle: Option<Handle>,
     /// The PHC string, its length before it.
     pub hash: (usize, [u8; 192]),
 }

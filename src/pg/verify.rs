@@ -12,13 +12,13 @@ use super::array;
 use super::call::{argument, sql_function};
 use super::error::OrRaise;
 use super::jsonb::{self, Value};
+use super::root_key::Handle;
 use super::rows::{Column, Row};
 use super::shared::{self, Counter, State};
 use super::work_area::WorkArea;
-use super::{failures, recording, upgrades};
-use crate::core::hash;
-use crate::core::key::PresentedKey;
+use super::{failures, legacy, recording, upgrades};
 use crate::core::verdict::{Code, KeyState, Request, decide};
+use crate::core::{self, key::PresentedKey};
 
 sql_function!(verify_api_key, pg_finfo_verify_api_key, verify);
 sql_function!(verify_api_key_hash, pg_finfo_verify_api_key_hash, verify_hash);
@@ -47,56 +47,126 @@ impl From<Code> for Refusal {
     }
 }
 
+/// The key of a text, or what may be it, before its secret is checked.
+pub struct Suspects<'a> {
+    /// Rows that may be the key's.
+    pub rows: Vec<Row>,
+    /// What has to match a stored hash: the secret part, or the whole text of a legacy key.
+    pub secret: &'a [u8],
+    /// Whether the text is that of a legacy key.
+    pub legacy: bool,
+    /// What the failure budget is of.
+    pub budget: Uuid,
+    /// The one key that is meant, if it is one.
+    pub key_id: Option<Uuid>,
+    /// The handle by which the text itself is found, if the rows are not found by it.
+    pub handle: Option<Handle>,
+}
+
+impl<'a> Suspects<'a> {
+    fn find(text: &'a [u8]) -> Result<Self, Code> {
+        let Ok(presented) = PresentedKey::parse(text) else {
+            return legacy::find(text);
+        };
+        let row = Row::find(presented.key_id).ok_or(Code::NotFound)?;
+        if row.text(Column::KeyPrefix) != Some(presented.prefix) {
+            return Err(Code::NotFound);
+        }
+        Ok(Self {
+            rows: vec![row],
+            secret: presented.secret,
+            legacy: false,
+            budget: presented.key_id,
+            key_id: Some(presented.key_id),
+            handle: None,
+        })
+    }
+}
+
+/// A stored hash: in which row, and whether it is of the secret before the last rotation.
+struct Candidate {
+    row: usize,
+    column: Column,
+    by_previous_secret: bool,
+}
+
+impl Candidate {
+    /// The hashes of a row that a secret may match. The text of a legacy key is its first secret;
+    /// all others are ours.
+    fn of(row: usize, of: &Row, legacy: bool, now: i64) -> impl Iterator<Item = Self> {
+        let first_is_legacy = of.datum(Column::LegacyScheme).is_some();
+        let version = of.secret_version();
+        let in_grace = of.timestamp(Column::GraceExpiresAt).is_some_and(|until| now < until);
+        let current = Self { row, column: Column::SecretHash, by_previous_secret: false };
+        let previous = Self { row, column: Column::PreviousSecretHash, by_previous_secret: true };
+        let is_ours = |version: i64| !(first_is_legacy && version == 1);
+        [
+            Some(current).filter(|_| is_ours(version) != legacy),
+            Some(previous).filter(|_| in_grace && is_ours(version - 1) != legacy),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
 /// Finds the key of a text and checks its secret. Cheap refusals come first, the hash last.
 fn prove(state: &State, text: &[u8], now: i64) -> Result<ProvenKey, Refusal> {
-    let presented = PresentedKey::parse(text).map_err(|_malformed| Code::Malformed)?;
-    let key_id = presented.key_id;
-    let row = Row::find(key_id).ok_or(Code::NotFound)?;
-    if row.text(Column::KeyPrefix) != Some(presented.prefix) {
-        return Err(Code::NotFound.into());
-    }
-    let in_grace = row.timestamp(Column::GraceExpiresAt).is_some_and(|until| now < until);
-    let previous = row.text(Column::PreviousSecretHash).filter(|_| in_grace);
-    let candidates = [(row.text(Column::SecretHash), false), (previous, true)];
-
-    let known = candidates.iter().find(|(stored, _)| {
-        stored
-            .is_some_and(|stored| state.memo.contains(state.tag_key.tag(stored, presented.secret)))
-    });
-    let by_previous_secret = if let Some((_, by_previous_secret)) = known {
+    let mut suspects = Suspects::find(text)?;
+    let Suspects { secret, budget, key_id, handle, .. } = suspects;
+    let rows = &suspects.rows;
+    let candidates: Vec<Candidate> = rows
+        .iter()
+        .enumerate()
+        .flat_map(|(at, row)| Candidate::of(at, row, suspects.legacy, now))
+        .collect();
+    let stored = |candidate: &Candidate| {
+        rows.get(candidate.row).and_then(|row| row.text(candidate.column)).unwrap_or_default()
+    };
+    let known = || {
+        candidates
+            .iter()
+            .find(|candidate| state.memo.contains(state.tag_key.tag(stored(candidate), secret)))
+    };
+    let proven = if let Some(known) = known() {
         state.count(Counter::MemoHits);
-        *by_previous_secret
+        known
     } else {
         state.count(Counter::MemoMisses);
-        let refusal = |code, wrong_secret| Refusal { code, key_id: Some(key_id), wrong_secret };
-        if !failures::take(state, key_id, now) {
+        let refusal = |code, wrong_secret| Refusal { code, key_id, wrong_secret };
+        if !failures::is_left(state, budget, now) {
             state.count(Counter::Throttled);
             return Err(refusal(Code::Throttled, false));
         }
-        let Some(_room) = Room::wait(state) else {
-            failures::give_back(state, key_id);
+        let Some(room) = Room::wait(state) else {
             return Err(refusal(Code::Overloaded, false));
         };
-        let matching = candidates.iter().find(|(stored, _)| {
-            stored.is_some_and(|stored| matches(state, stored, presented.secret))
+        // While this one waited, another may have hashed the same.
+        let matching = known().filter(|_| room.has_waited()).or_else(|| {
+            candidates.iter().find(|candidate| matches(state, stored(candidate), secret))
         });
-        let Some((Some(stored), by_previous_secret)) = matching else {
+        let Some(matching) = matching else {
+            failures::take(state, budget, now);
             return Err(refusal(Code::NotFound, true));
         };
-        failures::give_back(state, key_id);
-        state.memo.insert(state.tag_key.tag(stored, presented.secret));
-        if !by_previous_secret {
-            upgrades::offer(state, key_id, stored, presented.secret);
+        let found = rows.get(matching.row).and_then(|row| row.uuid(Column::KeyId));
+        // Who is to come again is not remembered.
+        if matching.by_previous_secret
+            || found.is_none_or(|key| upgrades::offer(state, key, stored(matching), secret, handle))
+        {
+            state.memo.insert(state.tag_key.tag(stored(matching), secret));
         }
-        *by_previous_secret
+        matching
     };
+    let by_previous_secret = proven.by_previous_secret;
+    let row = suspects.rows.swap_remove(proven.row);
+    let key_id = row.uuid(Column::KeyId).unwrap_or_default();
     Ok(ProvenKey { key_id, row, by_previous_secret })
 }
 
-/// Whether argon2 says that the secret is the one that `stored` was made of.
+/// Whether the secret is the one that `stored` was made of.
 fn matches(state: &State, stored: &[u8], secret: &[u8]) -> bool {
     state.count(Counter::HashesRun);
-    hash::verify(secret, &String::from_utf8_lossy(stored), WorkArea::new).or_raise()
+    core::legacy::verify(secret, &String::from_utf8_lossy(stored), WorkArea::new).or_raise()
 }
 
 /// The arguments of `verify_api_key`.
@@ -211,10 +281,7 @@ unsafe fn verify(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
         (Code::Valid, Some(ProvenKey { key_id, row, by_previous_secret })) => {
             let grace = row.timestamp(Column::GraceExpiresAt).filter(|_| *by_previous_secret);
             // The version of the secret that was presented.
-            let secret_version = row
-                .datum(Column::SecretVersion)
-                .map_or(0, |version| i64::try_from(version.value()).unwrap_or(0))
-                - i64::from(*by_previous_secret);
+            let secret_version = row.secret_version() - i64::from(*by_previous_secret);
             jsonb::object(&[
                 ("valid", Value::Bool(true)),
                 ("code", code.as_str().into()),
@@ -302,7 +369,12 @@ unsafe fn possession(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> 
             ("key_id", key.key_id.into()),
             ("by_previous_secret", Value::Bool(key.by_previous_secret)),
         ]),
-        Err(Refusal { code, .. }) => jsonb::object(&[("code", code.as_str().into())]),
+        Err(Refusal { code, key_id, wrong_secret }) => {
+            shared::with(|state| {
+                recording::refused(state, code, key_id, wrong_secret, now, None);
+            });
+            jsonb::object(&[("code", code.as_str().into())])
+        }
     })
 }
 

@@ -4,16 +4,18 @@
 //! something to be written and starts a worker for each in turn, which connects, writes and ends.
 //! So no database is occupied in between: DROP DATABASE finds nobody there.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::{
-    BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
+    BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime,
+    SignalWakeFlags,
 };
 use pgrx::prelude::*;
-use pgrx::{IntoDatum, PgTryBuilder, pg_sys};
+use pgrx::{IntoDatum, PgTryBuilder, PgXactCallbackEvent, pg_sys, register_xact_callback};
 use serde::Serialize;
 
 use super::error::Error;
@@ -27,9 +29,13 @@ const FAILED: u32 = 1;
 /// It wrote everything.
 const DONE: u32 = 2;
 
-/// After so many times that no worker got into a database, what is kept for it is given up: it
-/// was dropped, or nobody may connect to it.
+/// After so many times, a flush interval apart at least, that no worker got into a database, what
+/// is kept for it is given up: it was dropped, or nobody may connect to it.
 const MOST_REFUSALS: u32 = 3;
+/// How long a worker may take, before the other databases go on without it.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a launcher may take to start.
+const LAUNCHER_START: Duration = Duration::from_secs(10);
 /// Keys that are written in one transaction.
 const BATCH: usize = 10_000;
 
@@ -38,7 +44,9 @@ pub fn register() {
     BackgroundWorkerBuilder::new("api_key launcher")
         .set_library("api_key")
         .set_function("api_key_launcher_main")
-        .enable_shmem_access(None)
+        // It connects to no database; but without this PostgreSQL has it ignore the signal that
+        // tells of a worker's end.
+        .enable_spi_access()
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
         .set_restart_time(Some(Duration::from_secs(5)))
         .load();
@@ -59,89 +67,201 @@ pub fn wake(state: &State) {
 #[pg_guard]
 pub extern "C-unwind" fn api_key_launcher_main(_argument: pg_sys::Datum) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
-    let mut refusals = HashMap::new();
     shared::with(|state| {
         let worker = state.worker();
         // SAFETY: this process's own.
-        worker.latch.store(unsafe { &raw mut (*pg_sys::MyProc).procLatch }, Ordering::Release);
-        // Asking after SIGTERM forgets it, and so does `wait_latch`: each answer counts.
-        loop {
+        let latch = unsafe { &raw mut (*pg_sys::MyProc).procLatch };
+        worker.latch.store(latch, Ordering::Release);
+        let mut launcher = Launcher { state, failing: HashMap::new(), stop: false };
+        while !launcher.stop {
             if BackgroundWorker::sighup_received() {
                 // SAFETY: as PostgreSQL's own workers do between two tasks.
                 unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
             }
             let requested = worker.requested.load(Ordering::Acquire);
-            for database in databases(state) {
-                flush(state, database, &mut refusals);
-            }
+            let asked = requested != worker.done.load(Ordering::Acquire);
+            launcher.round(asked);
             worker.done.store(requested, Ordering::Release);
-            if BackgroundWorker::sigterm_received()
-                || worker.requested.load(Ordering::Acquire) == requested
-                    && !BackgroundWorker::wait_latch(Some(super::settings::flush_interval()))
-            {
-                break;
+            if worker.requested.load(Ordering::Acquire) == requested {
+                launcher.wait(super::settings::flush_interval());
             }
         }
         worker.latch.store(std::ptr::null_mut(), Ordering::Release);
     });
+    // Not 0, which would have the postmaster never start it again. At a shutdown it does not.
+    // SAFETY: ends this process.
+    unsafe { pg_sys::proc_exit(1) }
 }
 
-/// The databases for which something is kept.
-fn databases(state: &State) -> HashSet<u32> {
-    let mut databases = HashSet::new();
-    state.usage.each(|table| databases.extend(table.iter().map(|(key, _)| key.database)));
-    state.refusals.each(|table| databases.extend(table.iter().map(|(kind, _)| kind.database)));
-    state.upgrades.each(|table| databases.extend(table.iter().map(|(key, _)| key.database)));
-    databases
+/// A database that could not be flushed.
+struct Failing {
+    since: Instant,
+    refusals: u32,
 }
 
-/// Starts a worker for a database and waits for its end.
-fn flush(state: &State, database: u32, refusals: &mut HashMap<u32, u32>) {
-    let outcome = &state.worker().outcome;
-    outcome.store(NOT_CONNECTED, Ordering::Release);
-    let started = BackgroundWorkerBuilder::new("api_key worker")
-        .set_library("api_key")
-        .set_function("api_key_worker_main")
-        .enable_spi_access()
-        .set_restart_time(None)
-        .set_argument(pg_sys::Oid::from(database).into_datum())
-        // SAFETY: this process's own.
-        .set_notify_pid(unsafe { pg_sys::MyProcPid })
-        .load_dynamic();
-    let Ok(started) = started else {
-        state.keep_error("no free background worker: raise max_worker_processes", now());
-        return;
-    };
-    let _ = started.wait_for_shutdown();
-    if outcome.load(Ordering::Acquire) != NOT_CONNECTED {
-        refusals.remove(&database);
-        return;
+struct Launcher<'a> {
+    state: &'a State,
+    failing: HashMap<u32, Failing>,
+    stop: bool,
+}
+
+impl Launcher<'_> {
+    /// Flushes each database that has something. One that failed is left alone for an interval,
+    /// unless somebody has `asked`.
+    fn round(&mut self, asked: bool) {
+        let databases = self.databases();
+        if !databases.is_empty() {
+            super::pending::forget_file();
+        }
+        for database in databases {
+            let interval = super::settings::flush_interval();
+            let rests = |failing: &Failing| failing.since.elapsed() < interval;
+            if self.failing.get(&database).is_some_and(rests) && !asked {
+                continue;
+            }
+            self.stop |= BackgroundWorker::sigterm_received();
+            if self.stop {
+                return;
+            }
+            self.flush(database);
+        }
     }
-    let refused = refusals.entry(database).or_insert(0);
-    *refused += 1;
-    if *refused >= MOST_REFUSALS {
-        refusals.remove(&database);
-        take(state, database);
-        log!("api_key: gave up what was kept for database {database}: no worker got into it");
+
+    /// The databases for which something is kept.
+    fn databases(&self) -> HashSet<u32> {
+        let mut found = HashSet::new();
+        self.state.usage.each(|t| found.extend(t.iter().map(|(key, _)| key.database)));
+        self.state.refusals.each(|t| found.extend(t.iter().map(|(kind, _)| kind.database)));
+        self.state.upgrades.each(|t| found.extend(t.iter().map(|(key, _)| key.database)));
+        found
     }
+
+    /// Starts a worker for a database and waits for its end.
+    fn flush(&mut self, database: u32) {
+        let outcome = &self.state.worker().outcome;
+        outcome.store(NOT_CONNECTED, Ordering::Release);
+        let started = BackgroundWorkerBuilder::new("api_key worker")
+            .set_library("api_key")
+            .set_function("api_key_worker_main")
+            .enable_spi_access()
+            .set_restart_time(None)
+            .set_argument(pg_sys::Oid::from(database).into_datum())
+            // SAFETY: this process's own.
+            .set_notify_pid(unsafe { pg_sys::MyProcPid })
+            .load_dynamic();
+        let Ok(worker) = started else {
+            self.state.keep_error("no free background worker: raise max_worker_processes", now());
+            return;
+        };
+        let begun = Instant::now();
+        loop {
+            match worker.pid() {
+                Err(BackgroundWorkerStatus::NotYetStarted) if self.stop => return,
+                Err(BackgroundWorkerStatus::NotYetStarted) | Ok(_) => {}
+                Err(_) => break,
+            }
+            if begun.elapsed() > PATIENCE {
+                // It puts back what it had taken.
+                worker.terminate();
+                self.state.keep_error("a worker took too long and was ended", now());
+                break;
+            }
+            self.wait(Duration::from_secs(1));
+        }
+        match outcome.load(Ordering::Acquire) {
+            DONE => {
+                self.failing.remove(&database);
+            }
+            outcome => self.failed(database, outcome == NOT_CONNECTED),
+        }
+    }
+
+    fn failed(&mut self, database: u32, refused: bool) {
+        let fresh = Failing { since: Instant::now(), refusals: 0 };
+        let interval = super::settings::flush_interval();
+        let first = !self.failing.contains_key(&database);
+        let failing = self.failing.entry(database).or_insert(fresh);
+        if !refused {
+            failing.since = Instant::now();
+            return;
+        }
+        if first || failing.since.elapsed() >= interval {
+            failing.since = Instant::now();
+            failing.refusals += 1;
+        }
+        let given_up = failing.refusals >= MOST_REFUSALS;
+        self.state.keep_error("no worker got into a database: see the server's log", now());
+        if given_up {
+            self.failing.remove(&database);
+            take(self.state, database);
+            log!("api_key: gave up what was kept for database {database}: no worker got into it");
+        }
+    }
+
+    /// Sleeps until woken, for at most `timeout`. Asking for SIGTERM forgets it, so that is kept.
+    fn wait(&mut self, timeout: Duration) {
+        self.stop |= BackgroundWorker::sigterm_received();
+        if !self.stop {
+            self.stop |= !BackgroundWorker::wait_latch(Some(timeout));
+        }
+    }
+}
+
+unsafe extern "C-unwind" {
+    /// PostgreSQL's own handler of SIGTERM, without pgrx around it: it runs in a signal.
+    fn die(signal: i32);
+}
+
+thread_local! {
+    /// What the worker has taken out of memory and not yet written.
+    static IN_HAND: RefCell<Vec<Taken>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Puts back what an error, a termination or a shutdown kept from being written.
+#[pg_guard]
+unsafe extern "C-unwind" fn put_back(_code: i32, _argument: pg_sys::Datum) {
+    let left = IN_HAND.take();
+    shared::with(|state| left.iter().for_each(|taken| taken.put_back(state)));
 }
 
 /// The worker of one database, whose oid is the argument.
 #[unsafe(no_mangle)]
 #[pg_guard]
 pub extern "C-unwind" fn api_key_worker_main(argument: pg_sys::Datum) {
-    // A shutdown lets the flush that runs come to its end.
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGTERM);
     let database = u32::try_from(argument.value()).unwrap_or(0);
+    // SAFETY: as a background worker begins: handlers, signals, database. `die` has a termination
+    // end any wait, also that for the database.
+    unsafe {
+        pg_sys::pqsignal(pg_sys::SIGTERM.cast_signed(), Some(die));
+        pg_sys::BackgroundWorkerUnblockSignals();
+        pg_sys::before_shmem_exit(Some(put_back), pg_sys::Datum::from(0));
+    }
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database.into()), None);
+    // What the database's owner may have set must neither stop a flush nor guide it; and nobody
+    // waits for one to be durable.
+    for (name, value) in [
+        (c"role", c"none"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"statement_timeout", c"0"),
+        (c"lock_timeout", c"5s"),
+        (c"synchronous_commit", c"off"),
+    ] {
+        // SAFETY: names and values are C strings that live for ever.
+        unsafe {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
+    }
     shared::with(|state| {
         let worker = state.worker();
         worker.outcome.store(FAILED, Ordering::Release);
-        let taken = take(state, database);
-        let mut batches = taken.batches();
-        while let Some(batch) = batches.pop() {
-            write(state, batch, &batches);
-        }
+        IN_HAND.replace(take(state, database).batches());
+        while write(state) {}
         worker.outcome.store(DONE, Ordering::Release);
         worker.flushes.fetch_add(1, Ordering::Relaxed);
         worker.last_flush_at.store(now(), Ordering::Relaxed);
@@ -194,6 +314,7 @@ impl Taken {
             key_id: String,
             replaces: String,
             hash: String,
+            handle: Option<String>,
         }
         #[derive(Serialize)]
         struct Pending {
@@ -203,8 +324,9 @@ impl Taken {
         }
         let upgrades = self.upgrades.iter().map(|(key, upgrade)| UpgradeRecord {
             key_id: key.key_id.to_string(),
-            replaces: upgrade.replaces.iter().map(|byte| format!("{byte:02x}")).collect(),
+            replaces: base16ct::lower::encode_string(&upgrade.replaces),
             hash: String::from_utf8_lossy(&upgrade.hash.1[..upgrade.hash.0]).into_owned(),
+            handle: upgrade.handle.map(|handle| base16ct::lower::encode_string(&handle)),
         });
         serde_json::to_value(Pending {
             usage: self.usage.iter().map(Into::into).collect(),
@@ -214,35 +336,37 @@ impl Taken {
     }
 }
 
-/// Writes a batch in a transaction of its own. An error puts it and what `follows` back, is kept
-/// for `api_key.stats`, and ends the worker.
-fn write(state: &State, batch: Taken, follows: &[Taken]) {
-    // What unwinding could leave half done is memory under locks, which no error interrupts.
-    let (state, batch, follows) =
-        (AssertUnwindSafe(state), AssertUnwindSafe(&batch), AssertUnwindSafe(follows));
+/// Writes the last batch in hand in a transaction of its own; false if there is none. An error is
+/// kept for `api_key.stats` and ends the worker, which puts back what is in hand.
+fn write(state: &State) -> bool {
+    let Some(json) = IN_HAND.with_borrow(|batches| batches.last().map(Taken::to_json)) else {
+        return false;
+    };
+    let json = json.unwrap_or_default();
+    let state = AssertUnwindSafe(state);
     PgTryBuilder::new(|| {
         BackgroundWorker::transaction(|| {
+            // From the commit on it is written, whatever comes next.
+            register_xact_callback(PgXactCallbackEvent::Commit, || {
+                IN_HAND.with_borrow_mut(Vec::pop);
+            });
+            // The extension, not a schema of its name: that one could be anybody's.
             // SAFETY: a catalog look-up in a transaction.
-            let installed =
-                unsafe { pg_sys::get_namespace_oid(c"api_key_internal".as_ptr(), true) };
+            let installed = unsafe { pg_sys::get_extension_oid(c"api_key".as_ptr(), true) };
             if installed == pg_sys::InvalidOid {
                 // Dropped since: nobody misses these counts.
                 return;
             }
-            let written = batch.to_json().map(|json| {
-                Spi::run_with_args(
-                    "SELECT api_key_internal.write_pending($1)",
-                    &[pgrx::JsonB(json).into()],
-                )
-            });
-            if !matches!(written, Ok(Ok(()))) {
+            let written = Spi::run_with_args(
+                "SELECT api_key_internal.write_pending($1)",
+                &[pgrx::JsonB(json).into()],
+            );
+            if written.is_err() {
                 error!("api_key_internal.write_pending cannot be called");
             }
         });
     })
     .catch_others(|cause| {
-        batch.put_back(&state);
-        follows.iter().for_each(|taken| taken.put_back(&state));
         let message = match &cause {
             pg_sys::panic::CaughtError::PostgresError(report)
             | pg_sys::panic::CaughtError::ErrorReport(report) => report.message().to_owned(),
@@ -252,6 +376,7 @@ fn write(state: &State, batch: Taken, follows: &[Taken]) {
         cause.rethrow()
     })
     .execute();
+    true
 }
 
 /// Has everything written now, and waits for it.
@@ -263,9 +388,14 @@ fn flush_usage() {
     }
     shared::with(|state| {
         let worker = state.worker();
+        let begun = Instant::now();
         let errors = worker.last_error_at.load(Ordering::Acquire);
         let ticket = worker.requested.fetch_add(1, Ordering::AcqRel) + 1;
         while worker.done.load(Ordering::Acquire) < ticket {
+            // It needs a moment to start, with the server or anew.
+            if worker.latch.load(Ordering::Acquire).is_null() && begun.elapsed() > LAUNCHER_START {
+                Error::NoLauncher.raise();
+            }
             wake(state);
             // SAFETY: waits for this process's own latch, which nobody sets for this; 10 ms.
             unsafe {

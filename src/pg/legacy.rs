@@ -1,0 +1,95 @@
+//! Keys that came from elsewhere: how they are found by their text, and the helpers of
+//! sql/30_legacy.sql.
+
+use pgrx::prelude::*;
+use uuid::Uuid;
+
+use super::error::{Error, OrRaise};
+use super::keys::{hash_secret, operating_system_rng};
+use super::root_key::RootKey;
+use super::rows::{self, Row};
+use super::settings;
+use super::verify::Suspects;
+use super::work_area::WorkArea;
+use crate::core::legacy::{self, Scheme};
+use crate::core::table;
+use crate::core::verdict::Code;
+
+/// Finds what a text that is none of ours may be the key of: by the text itself, by its digests,
+/// and at last by its prefix among the keys with salted hashes.
+pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
+    if text.is_empty() || text.len() > legacy::MAX_TEXT {
+        return Err(Code::Malformed);
+    }
+    // Without a fingerprint nothing was ever imported.
+    let fingerprint = rows::root_key_fingerprint().ok_or(Code::Malformed)?;
+    let root_key = RootKey::load(false).or_raise();
+    if root_key.fingerprint().as_bytes() != fingerprint {
+        Error::RootKey("It is not the one under which this database's keys were imported.").raise();
+    }
+    let handle = root_key.of_text(text);
+    let one = |row: Row, handle| {
+        let key_id = row.uuid(rows::Column::KeyId);
+        let budget = key_id.unwrap_or_default();
+        Suspects { rows: vec![row], secret: text, legacy: true, budget, key_id, handle }
+    };
+    if let Some(row) = Row::find_by_handle(handle) {
+        return Ok(one(row, None));
+    }
+    for scheme in Scheme::DIGESTS {
+        let digest = scheme.digest(text).unwrap_or_default();
+        if let Some(row) = Row::find_by_handle(root_key.of_digest(scheme, &digest)) {
+            return Ok(one(row, Some(handle)));
+        }
+    }
+    let rows = Row::find_by_prefix(text, settings::legacy_scan_limit());
+    let Some(prefix) = rows.first().and_then(|row| row.text(rows::Column::LegacyPrefix)) else {
+        return Err(Code::NotFound);
+    };
+    // Who is tried is not who is meant: the budget is that of the prefix.
+    let budget = Uuid::from_u64_pair(table::hash(&prefix), 0);
+    Ok(Suspects { rows, secret: text, legacy: true, budget, key_id: None, handle: Some(handle) })
+}
+
+/// What is to be stored of a hash from elsewhere: `{scheme, stored, handle}`, or NULL if it is
+/// not a hash of the scheme. `scheme` NULL has it told by its form.
+#[pg_extern(sql = false)]
+fn legacy_credential(hash: &str, scheme: Option<&str>) -> Option<pgrx::JsonB> {
+    let scheme = match scheme {
+        Some(name) => Scheme::from_name(name)?,
+        None => legacy::detect(hash)?,
+    };
+    let root_key = RootKey::load(true).or_raise();
+    let (stored, handle) = if scheme == Scheme::Plaintext {
+        if hash.is_empty() || hash.len() > legacy::MAX_TEXT {
+            return None;
+        }
+        (hash_secret(hash.as_bytes()).or_raise(), Some(root_key.of_text(hash.as_bytes())))
+    } else {
+        let imported = legacy::import(scheme, hash).ok()?;
+        let handle = imported.digest.map(|digest| root_key.of_digest(scheme, &digest));
+        (imported.stored, handle)
+    };
+    Some(pgrx::JsonB(serde_json::json!({
+        "scheme": scheme.as_str(),
+        "stored": stored,
+        "handle": handle.map(|handle| base16ct::lower::encode_string(&handle)),
+    })))
+}
+
+/// A bare legacy hash, wrapped in argon2id.
+#[pg_extern(sql = false)]
+fn wrap_hash(stored: &str) -> String {
+    pgrx::check_for_interrupts!();
+    legacy::wrap(stored, settings::argon2_cost(), &mut operating_system_rng(), WorkArea::new)
+        .or_raise()
+}
+
+/// Whether a text is the one that a hash from elsewhere was made of.
+#[pg_extern(sql = false)]
+fn matches_hash(text: &str, hash: &str) -> bool {
+    let stored = legacy::detect(hash).and_then(|scheme| legacy::import(scheme, hash).ok());
+    stored.is_some_and(|imported| {
+        legacy::verify(text.as_bytes(), &imported.stored, WorkArea::new).unwrap_or(false)
+    })
+}
