@@ -34,6 +34,11 @@ impl Rate {
         *arrival = next;
         Ok(())
     }
+
+    /// Gives back one request that was taken.
+    pub fn give_back(self, arrival: &mut i64) {
+        *arrival = arrival.saturating_sub(self.interval);
+    }
 }
 
 #[cfg(test)]
@@ -52,6 +57,8 @@ mod tests {
         assert_eq!(rate.take(&mut arrival, 1005, 1), Err(1));
         assert_eq!(rate.take(&mut arrival, 1006, 1), Ok(()));
         assert_eq!(rate.take(&mut arrival, 1006, 1), Err(6));
+        rate.give_back(&mut arrival);
+        assert_eq!(rate.take(&mut arrival, 1006, 1), Ok(()));
     }
 
     proptest! {

@@ -6,9 +6,8 @@ use super::recording::key_ref;
 use super::settings;
 use super::shared::State;
 
-/// Whether there is some of the budget left. Nothing is taken before argon2 has said no, so that
-/// those who hold the right secret, or give up waiting, cost nothing; as many wrong secrets more
-/// may be hashed as are hashed at a time.
+/// Whether there is some of the budget left. Nothing is taken while a check waits for room: those
+/// who wait with the right secret, or give up waiting, leave it as it is.
 pub fn is_left(state: &State, key_id: Uuid, now: i64) -> bool {
     let key = key_ref(key_id);
     state.failures.with(&key, |table| {
@@ -19,8 +18,8 @@ pub fn is_left(state: &State, key_id: Uuid, now: i64) -> bool {
     })
 }
 
-/// Takes a wrong secret out of the budget.
-pub fn take(state: &State, key_id: Uuid, now: i64) {
+/// Takes a wrong secret out of the budget before it is hashed; false if there is none left.
+pub fn take(state: &State, key_id: Uuid, now: i64) -> bool {
     let key = key_ref(key_id);
     state.failures.with(&key, |table| {
         if table.find(&key).is_none() && table.is_nearly_full() {
@@ -28,8 +27,18 @@ pub fn take(state: &State, key_id: Uuid, now: i64) {
             table.take(|_, arrival| *arrival <= now);
         }
         // Without room it is not counted: the bound on concurrent hashes still holds.
-        if let Ok(arrival) = table.entry(key, || 0) {
-            let _ = settings::failure_rate().take(arrival, now, 1);
+        table
+            .entry(key, || 0)
+            .map_or(true, |arrival| settings::failure_rate().take(arrival, now, 1).is_ok())
+    })
+}
+
+/// Gives back what was taken for a secret that was right.
+pub fn give_back(state: &State, key_id: Uuid) {
+    let key = key_ref(key_id);
+    state.failures.with(&key, |table| {
+        if let Some(arrival) = table.find(&key) {
+            settings::failure_rate().give_back(arrival);
         }
     });
 }

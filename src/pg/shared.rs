@@ -65,6 +65,9 @@ pub struct Upgrade {
     pub hash: (usize, [u8; 192]),
 }
 
+/// In `WorkerState::failing`: it was none's in particular.
+pub const EVERY_DATABASE: u32 = u32::MAX;
+
 /// What the worker says of itself.
 #[repr(C)]
 pub struct WorkerState {
@@ -80,6 +83,8 @@ pub struct WorkerState {
     pub last_flush_at: AtomicI64,
     /// The database whose worker ended last, and how: see `worker`.
     pub outcome: AtomicU32,
+    /// Databases that the last round could not flush, or `EVERY_DATABASE`; 0 for none.
+    pub failing: [AtomicU32; 16],
     /// The last error, in microseconds since 2000; 0 for none.
     pub last_error_at: AtomicI64,
     /// Text of the last error, its length before it. Under the lock of the first shard of usage.
@@ -302,6 +307,25 @@ impl State {
     /// What the worker says of itself.
     pub fn worker(&self) -> &WorkerState {
         &self.header().worker
+    }
+
+    /// Notes that the round could not flush a database.
+    pub fn fails(&self, database: u32) {
+        let failing = &self.worker().failing;
+        let free = failing.iter().find(|place| place.load(Ordering::Relaxed) == 0);
+        match (free, failing.last()) {
+            (Some(place), _) => place.store(database, Ordering::Relaxed),
+            (None, Some(last)) => last.store(EVERY_DATABASE, Ordering::Relaxed),
+            (None, None) => {}
+        }
+    }
+
+    /// Whether the last round could not flush a database.
+    pub fn failed(&self, database: u32) -> bool {
+        self.worker().failing.iter().any(|place| {
+            let failing = place.load(Ordering::Relaxed);
+            failing == database || failing == EVERY_DATABASE
+        })
     }
 
     /// Keeps the text of an error, cut to what there is room for.

@@ -141,12 +141,20 @@ fn prove(state: &State, text: &[u8], now: i64) -> Result<ProvenKey, Refusal> {
             return Err(refusal(Code::Overloaded, false));
         };
         // While this one waited, another may have hashed the same.
-        let matching = known().filter(|_| room.has_waited()).or_else(|| {
-            candidates.iter().find(|candidate| matches(state, stored(candidate), secret))
-        });
-        let Some(matching) = matching else {
-            failures::take(state, budget, now);
-            return Err(refusal(Code::NotFound, true));
+        let matching = if let Some(known) = known().filter(|_| room.has_waited()) {
+            known
+        } else {
+            if !failures::take(state, budget, now) {
+                state.count(Counter::Throttled);
+                return Err(refusal(Code::Throttled, false));
+            }
+            let matching =
+                candidates.iter().find(|candidate| matches(state, stored(candidate), secret));
+            let Some(matching) = matching else {
+                return Err(refusal(Code::NotFound, true));
+            };
+            failures::give_back(state, budget);
+            matching
         };
         let found = rows.get(matching.row).and_then(|row| row.uuid(Column::KeyId));
         // Who is to come again is not remembered.

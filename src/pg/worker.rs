@@ -19,7 +19,7 @@ use pgrx::{IntoDatum, PgTryBuilder, PgXactCallbackEvent, pg_sys, register_xact_c
 use serde::Serialize;
 
 use super::error::Error;
-use super::shared::{self, State, Upgrade};
+use super::shared::{self, EVERY_DATABASE, State, Upgrade};
 use crate::core::usage::{KeyRef, RefusalKind, RefusalRecord, Refusals, Usage, UsageRecord};
 
 /// `WorkerState::outcome`: the worker never got into its database.
@@ -110,6 +110,9 @@ impl Launcher<'_> {
     /// unless somebody has `asked`.
     fn round(&mut self, asked: bool) {
         let databases = self.databases();
+        for place in &self.state.worker().failing {
+            place.store(0, Ordering::Relaxed);
+        }
         if !databases.is_empty() {
             super::pending::forget_file();
         }
@@ -117,6 +120,7 @@ impl Launcher<'_> {
             let interval = super::settings::flush_interval();
             let rests = |failing: &Failing| failing.since.elapsed() < interval;
             if self.failing.get(&database).is_some_and(rests) && !asked {
+                self.state.fails(database);
                 continue;
             }
             self.stop |= BackgroundWorker::sigterm_received();
@@ -151,6 +155,7 @@ impl Launcher<'_> {
             .load_dynamic();
         let Ok(worker) = started else {
             self.state.keep_error("no free background worker: raise max_worker_processes", now());
+            self.state.fails(EVERY_DATABASE);
             return;
         };
         let begun = Instant::now();
@@ -177,6 +182,7 @@ impl Launcher<'_> {
     }
 
     fn failed(&mut self, database: u32, refused: bool) {
+        self.state.fails(database);
         let fresh = Failing { since: Instant::now(), refusals: 0 };
         let interval = super::settings::flush_interval();
         let first = !self.failing.contains_key(&database);
@@ -189,9 +195,7 @@ impl Launcher<'_> {
             failing.since = Instant::now();
             failing.refusals += 1;
         }
-        let given_up = failing.refusals >= MOST_REFUSALS;
-        self.state.keep_error("no worker got into a database: see the server's log", now());
-        if given_up {
+        if failing.refusals >= MOST_REFUSALS {
             self.failing.remove(&database);
             take(self.state, database);
             log!("api_key: gave up what was kept for database {database}: no worker got into it");
@@ -389,7 +393,6 @@ fn flush_usage() {
     shared::with(|state| {
         let worker = state.worker();
         let begun = Instant::now();
-        let errors = worker.last_error_at.load(Ordering::Acquire);
         let ticket = worker.requested.fetch_add(1, Ordering::AcqRel) + 1;
         while worker.done.load(Ordering::Acquire) < ticket {
             // It needs a moment to start, with the server or anew.
@@ -411,7 +414,8 @@ fn flush_usage() {
             }
             pgrx::check_for_interrupts!();
         }
-        if worker.last_error_at.load(Ordering::Acquire) != errors {
+        // SAFETY: set since the backend has connected.
+        if state.failed(unsafe { pg_sys::MyDatabaseId }.to_u32()) {
             Error::FlushFailed.raise();
         }
     });
