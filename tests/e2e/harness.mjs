@@ -58,6 +58,18 @@ class Cluster {
     return readFileSync(join(this.dir, 'log'), 'latin1')
   }
 
+  /** The postmaster's process id. */
+  get postmaster() {
+    return Number(readFileSync(join(this.dir, 'data/postmaster.pid'), 'utf8').split('\n')[0])
+  }
+
+  /** The ids of the server's processes whose title begins with this. */
+  async processes(title) {
+    const { stdout } = await run('ps', ['--ppid', String(this.postmaster), '-o', 'pid=,args='])
+    return [...stdout.matchAll(/^ *(\d+) (.*)$/gm)]
+      .filter(([, , args]) => args.startsWith(`postgres: ${title}`)).map(([, pid]) => Number(pid))
+  }
+
   /** A new database, with the extension unless told otherwise. Returns its name. */
   async database(name, { extension = true, options = '' } = {}) {
     const admin = await this.connect('postgres')
