@@ -31,6 +31,8 @@ CREATE TABLE api_key_internal.keys (
     -- the handle by which their text is found, and what their text begins with.
     legacy_scheme text,
     lookup_handle bytea CHECK (pg_catalog.length(lookup_handle) = 16),
+    -- What its hash is known again by, should it be imported once more.
+    imported_handle bytea CHECK (pg_catalog.length(imported_handle) = 16),
     legacy_prefix text COLLATE "C" CHECK (pg_catalog.octet_length(legacy_prefix) <= 64),
     CHECK ((previous_secret_hash IS NULL) = (grace_expires_at IS NULL))
 );
@@ -551,7 +553,10 @@ BEGIN
     v_key.updated_at := clock_timestamp();
     v_key.secret_version := v_key.secret_version + 1;
     IF v_grace > interval '0' THEN
-        v_key.previous_secret_hash := v_key.secret_hash;
+        -- A fast digest does not stay behind with the old secret.
+        v_key.previous_secret_hash := CASE
+            WHEN v_key.secret_hash LIKE '{%' AND v_key.secret_hash NOT LIKE '%$argon2id$%'
+            THEN api_key_internal.wrap_hash(v_key.secret_hash) ELSE v_key.secret_hash END;
         v_key.grace_expires_at := v_key.updated_at + v_grace;
     ELSE
         v_key.previous_secret_hash := NULL;

@@ -17,6 +17,10 @@ BEGIN
             (key_id uuid, replaces text, hash text, handle text)
         JOIN api_key_internal.keys AS k ON k.key_id = b.key_id
         WHERE sha256(convert_to(k.secret_hash, 'UTF8')) = decode(b.replaces, 'hex')
+          -- One text under two schemes is two keys; only the first of them has the text's handle.
+          AND NOT EXISTS (SELECT FROM api_key_internal.keys AS other
+                          WHERE other.lookup_handle = decode(b.handle, 'hex')
+                            AND other.key_id <> k.key_id)
         FOR UPDATE OF k SKIP LOCKED
     )
     UPDATE api_key_internal.keys AS k SET

@@ -2,6 +2,8 @@
 -- found, is in src/core/legacy.rs and src/pg/legacy.rs.
 CREATE UNIQUE INDEX keys_lookup_handle ON api_key_internal.keys (lookup_handle)
     WHERE lookup_handle IS NOT NULL;
+CREATE UNIQUE INDEX keys_imported_handle ON api_key_internal.keys (imported_handle)
+    WHERE imported_handle IS NOT NULL;
 CREATE INDEX keys_legacy_prefix ON api_key_internal.keys (legacy_prefix)
     WHERE lookup_handle IS NULL AND legacy_prefix IS NOT NULL;
 CREATE INDEX keys_bare_hash ON api_key_internal.keys (legacy_scheme, key_id)
@@ -31,7 +33,7 @@ COMMENT ON FUNCTION api_key_internal.root_key_fingerprint IS 'The fingerprint of
 
 CREATE FUNCTION api_key_internal.legacy_credential(p_hash text, p_scheme text) RETURNS jsonb
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'legacy_credential_wrapper';
-COMMENT ON FUNCTION api_key_internal.legacy_credential IS '{scheme, stored, handle} of a hash from elsewhere; NULL if it is not one of the scheme.';
+COMMENT ON FUNCTION api_key_internal.legacy_credential IS '{scheme, stored, handle, imported} of a hash from elsewhere; NULL if it is not one of the scheme.';
 
 CREATE FUNCTION api_key_internal.wrap_hash(p_stored text) RETURNS text
 LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'wrap_hash_wrapper';
@@ -63,7 +65,8 @@ COMMENT ON FUNCTION api_key_internal.use_root_key IS 'Makes sure that the root k
 
 -- Stores an imported key; p_key has all but the credential and the times.
 CREATE FUNCTION api_key_internal.import_key(
-    p_key api_key_internal.keys, p_hash text, p_scheme text, p_row text)
+    p_key api_key_internal.keys, p_hash text, p_scheme text, p_row text,
+    p_caller api_key_internal.caller)
 RETURNS api_key_internal.keys
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -71,45 +74,59 @@ AS $$
 DECLARE
     v_key api_key_internal.keys := p_key;
     v_credential jsonb;
+    v_message text;
+    v_detail text;
+    v_hint text;
 BEGIN
+    v_key.name := coalesce(v_key.name, 'API Key');
+    v_key.tier := coalesce(v_key.tier, 'free');
+    v_key.scopes := api_key_internal.checked_scopes(coalesce(v_key.scopes, '{}'), p_caller);
+    v_key.environment := coalesce(v_key.environment, 'live');
+    v_key.kind := coalesce(v_key.kind, 'secret');
+    -- Of the text that a rotation gives it.
+    v_key.key_prefix :=
+        CASE v_key.kind WHEN 'publishable' THEN 'pk_' ELSE 'sk_' END || v_key.environment || '_';
+    v_key.metadata := coalesce(v_key.metadata, '{}');
+    v_key.enabled := coalesce(v_key.enabled, true);
     IF p_hash IS NOT NULL THEN
         v_credential := api_key_internal.legacy_credential(p_hash, p_scheme);
     END IF;
     IF v_credential IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid hash%s', p_row),
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid hash',
             DETAIL = CASE WHEN p_scheme IS NULL THEN 'It is not of a form that is known.'
                 ELSE format('It is not a hash of the scheme %s.', p_scheme) END,
             HINT = 'Schemes: md5, sha1, sha256, sha512 (hexadecimal, base64, base64url), bcrypt, argon2 (PHC string), plaintext (1 to 512 bytes).';
     END IF;
-    v_key.key_id := gen_random_uuid();
+    v_key.key_id := coalesce(v_key.key_id, gen_random_uuid());
     v_key.secret_version := 1;
     v_key.created_at := coalesce(v_key.created_at, clock_timestamp());
     v_key.updated_at := clock_timestamp();
     v_key.legacy_scheme := v_credential ->> 'scheme';
     v_key.secret_hash := v_credential ->> 'stored';
     v_key.lookup_handle := decode(v_credential ->> 'handle', 'hex');
+    v_key.imported_handle := decode(v_credential ->> 'imported', 'hex');
     v_key.legacy_prefix := coalesce(v_key.legacy_prefix, '');
     IF octet_length(v_key.legacy_prefix) > 64 THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid key prefix%s', p_row),
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid key prefix',
             DETAIL = 'It is longer than 64 bytes.',
             HINT = 'Pass what the text of the key begins with.';
     END IF;
     PERFORM api_key_internal.check_key(v_key);
-    IF v_key.lookup_handle IS NULL AND EXISTS (
-        SELECT FROM api_key_internal.keys AS k
-        WHERE k.legacy_prefix = v_key.legacy_prefix AND k.lookup_handle IS NULL
-          AND k.secret_hash = v_key.secret_hash)
-    THEN
-        RAISE unique_violation;
-    END IF;
     INSERT INTO api_key_internal.keys VALUES (v_key.*);
     PERFORM api_key_internal.audit('imported', v_key.key_id, v_key.user_id, v_key.tenant_id,
         jsonb_build_object('scheme', v_key.legacy_scheme, 'name', v_key.name, 'tier', v_key.tier));
     RETURN v_key;
-EXCEPTION WHEN unique_violation THEN
-    RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE = format('this hash is imported already%s', p_row),
-        DETAIL = 'Another key has the same hash.',
-        HINT = 'Leave the row out: its key works.';
+EXCEPTION
+    WHEN unique_violation THEN
+        RAISE EXCEPTION USING ERRCODE = '23505',
+            MESSAGE = format('this hash is imported already%s', p_row),
+            DETAIL = 'Another key has the same hash, or the same id.',
+            HINT = 'Leave the row out: its key works.';
+    WHEN invalid_parameter_value THEN
+        GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL,
+            v_hint = PG_EXCEPTION_HINT;
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = v_message || p_row,
+            DETAIL = v_detail, HINT = v_hint;
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.import_key IS 'Stores a key with a hash from elsewhere.';
@@ -141,26 +158,29 @@ DECLARE
     v_caller api_key_internal.caller := api_key_internal.caller();
     v_key api_key_internal.keys;
 BEGIN
+    IF p_scheme IS NULL OR p_scheme = '' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_scheme',
+            DETAIL = 'It is NULL or empty.',
+            HINT = 'Pass md5, sha1, sha256, sha512, bcrypt, argon2 or plaintext.';
+    END IF;
     PERFORM api_key_internal.use_root_key();
     v_key.user_id := p_user_id;
     v_key.legacy_prefix := p_key_prefix;
-    v_key.name := coalesce(p_name, 'API Key');
-    v_key.tier := coalesce(p_tier, 'free');
+    v_key.name := p_name;
+    v_key.tier := p_tier;
     v_key.description := p_description;
-    v_key.scopes := api_key_internal.checked_scopes(coalesce(p_scopes, '{}'), v_caller);
+    v_key.scopes := p_scopes;
     v_key.tenant_id := p_tenant_id;
     v_key.resource_id := p_resource_id;
-    v_key.environment := coalesce(p_environment, 'live');
-    v_key.kind := coalesce(p_kind, 'secret');
-    v_key.key_prefix :=
-        CASE v_key.kind WHEN 'publishable' THEN 'pk_' ELSE 'sk_' END || v_key.environment || '_';
+    v_key.environment := p_environment;
+    v_key.kind := p_kind;
     v_key.expires_at := p_expires_at;
     v_key.not_before := p_not_before;
     v_key.allowed_ips := p_allowed_ips;
-    v_key.metadata := coalesce(p_metadata, '{}');
-    v_key.enabled := coalesce(p_enabled, true);
+    v_key.metadata := p_metadata;
+    v_key.enabled := p_enabled;
     v_key.created_at := p_created_at;
-    RETURN (api_key_internal.import_key(v_key, p_hash, coalesce(p_scheme, ''), '')).key_id;
+    RETURN (api_key_internal.import_key(v_key, p_hash, p_scheme, '', v_caller)).key_id;
 END
 $$;
 COMMENT ON FUNCTION api_key.import_api_key_hash IS
@@ -169,36 +189,101 @@ $$Adopts one key with the hash that it has: its text stays valid.
 p_scheme: md5, sha1, sha256, sha512 (hexadecimal in either case, base64 or base64url), bcrypt, argon2 (PHC string), or plaintext (hashed on the way in). p_key_prefix: what the text begins with, needed to find bcrypt and argon2 keys; the longer, the better. The others are as of issue_api_key; the limits of tiers are not applied.
 Result: the key's id. Errors: 22023 not a hash of the scheme, 23505 imported already, 55000 the root key cannot be used.$$;
 
-CREATE FUNCTION api_key.import_api_keys(p_source regclass, p_columns jsonb, p_scheme text)
-RETURNS bigint
+-- Apart from import_api_keys, so that the source is read with the rights of the caller: a view, a
+-- policy or a cast of someone else's must not run with ours.
+CREATE FUNCTION api_key.import_key_rows(p_rows jsonb, p_scheme text, p_source text, p_first bigint)
+RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_caller api_key_internal.caller := api_key_internal.caller();
-    -- What a column may be mapped to, and the type that it is read as.
-    c_fields CONSTANT jsonb := '{"hash": "text", "scheme": "text", "key_prefix": "text",
-        "user_id": "uuid", "tenant_id": "uuid", "name": "text", "description": "text",
-        "tier": "text", "scopes": "text[]", "resource_id": "text", "environment": "text",
-        "kind": "text", "expires_at": "timestamptz", "not_before": "timestamptz",
-        "created_at": "timestamptz", "revoked_at": "timestamptz", "enabled": "boolean",
-        "allowed_ips": "inet[]", "metadata": "jsonb"}';
-    v_select text;
     v_row record;
     v_key api_key_internal.keys;
-    v_imported api_key_internal.keys;
+    v_schemes jsonb := '{}';
+    v_number bigint := p_first;
+BEGIN
+    IF jsonb_typeof(p_rows) IS DISTINCT FROM 'array' OR p_first IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_rows',
+            DETAIL = 'It is not a JSON array, or p_first is NULL.',
+            HINT = 'Call import_api_keys, which calls this.';
+    END IF;
+    PERFORM api_key_internal.use_root_key();
+    FOR v_row IN
+        SELECT * FROM jsonb_to_recordset(p_rows) AS r (
+            key_id uuid, hash text, scheme text, key_prefix text, user_id uuid, tenant_id uuid,
+            name text, description text, tier text, scopes text[], resource_id text,
+            environment text, kind text, expires_at timestamptz, not_before timestamptz,
+            created_at timestamptz, revoked_at timestamptz, enabled boolean, allowed_ips inet[],
+            metadata jsonb)
+    LOOP
+        v_key := NULL;
+        v_key.key_id := v_row.key_id;
+        v_key.user_id := v_row.user_id;
+        v_key.tenant_id := v_row.tenant_id;
+        v_key.legacy_prefix := v_row.key_prefix;
+        v_key.name := nullif(v_row.name, '');
+        v_key.description := v_row.description;
+        v_key.tier := v_row.tier;
+        v_key.scopes := v_row.scopes;
+        v_key.resource_id := nullif(v_row.resource_id, '');
+        v_key.environment := v_row.environment;
+        v_key.kind := v_row.kind;
+        v_key.expires_at := v_row.expires_at;
+        v_key.not_before := v_row.not_before;
+        v_key.created_at := v_row.created_at;
+        v_key.revoked_at := v_row.revoked_at;
+        v_key.enabled := v_row.enabled;
+        v_key.allowed_ips := v_row.allowed_ips;
+        v_key.metadata := v_row.metadata;
+        v_key := api_key_internal.import_key(
+            v_key,
+            -- A bytea column comes as its hexadecimal form.
+            CASE WHEN starts_with(v_row.hash, chr(92) || 'x') THEN substr(v_row.hash, 3)
+                 ELSE v_row.hash END,
+            nullif(coalesce(v_row.scheme, p_scheme), 'auto'),
+            format(' in row %s of %s', v_number, p_source), v_caller);
+        v_schemes := jsonb_set(v_schemes, ARRAY[v_key.legacy_scheme],
+            to_jsonb(coalesce((v_schemes ->> v_key.legacy_scheme)::bigint, 0) + 1));
+        v_number := v_number + 1;
+    END LOOP;
+    RETURN jsonb_build_object('schemes', v_schemes, 'crowd', (
+        SELECT max(crowd) FROM (
+            SELECT count(*) AS crowd FROM api_key_internal.keys
+            WHERE lookup_handle IS NULL AND legacy_prefix IS NOT NULL
+            GROUP BY legacy_prefix) AS crowds));
+END
+$$;
+COMMENT ON FUNCTION api_key.import_key_rows IS
+$$Adopts rows that import_api_keys has read; call that instead.
+
+Result: {schemes, crowd}: how many of which scheme, and how many keys with salted hashes share a prefix at most.$$;
+
+CREATE FUNCTION api_key.import_api_keys(p_source regclass, p_columns jsonb, p_scheme text)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_fields CONSTANT text[] := '{allowed_ips, created_at, description, enabled, environment,
+        expires_at, hash, key_id, key_prefix, kind, metadata, name, not_before, resource_id,
+        revoked_at, scheme, scopes, tenant_id, tier, user_id}';
+    c_batch CONSTANT integer := 1000;
+    v_select text;
+    v_rows jsonb;
+    v_row jsonb;
+    v_answer jsonb;
     v_schemes jsonb := '{}';
     v_number bigint := 0;
-    v_where text;
-    v_crowded bigint;
+    v_limit bigint := coalesce(current_setting('api_key.legacy_scan_limit', true), '32')::bigint;
 BEGIN
     IF jsonb_typeof(p_columns) IS DISTINCT FROM 'object' OR NOT p_columns ? 'hash'
         OR EXISTS (SELECT FROM jsonb_each(p_columns) AS c
-                   WHERE NOT c_fields ? c.key OR jsonb_typeof(c.value) <> 'string')
+                   WHERE c.key <> ALL (c_fields) OR jsonb_typeof(c.value) <> 'string')
     THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_columns',
             DETAIL = 'It is not an object from fields to names of columns, or has no "hash".',
-            HINT = format('Fields: %s.', (SELECT string_agg(f, ', ' ORDER BY f) FROM jsonb_object_keys(c_fields) AS f));
+            HINT = format('Fields: %s.', array_to_string(c_fields, ', '));
     ELSIF p_scheme IS NULL AND NOT p_columns ? 'scheme' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_scheme',
             DETAIL = 'It is NULL, and p_columns names no column for "scheme".',
@@ -214,56 +299,41 @@ BEGIN
             HINT = format('The columns of %s: %s.', p_source,
                 (SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
                  WHERE attrelid = p_source AND attnum > 0 AND NOT attisdropped));
-    ELSIF NOT has_table_privilege(v_caller.role_name, p_source, 'SELECT') THEN
-        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'not allowed to read the table',
-            DETAIL = format('The role has no SELECT on %s.', p_source),
-            HINT = format('GRANT SELECT ON %s to the role, or call as its owner.', p_source);
     END IF;
-    PERFORM api_key_internal.use_root_key();
+    SELECT 'SELECT jsonb_build_object('
+        || string_agg(format('%L, to_jsonb(%I)', c.key, c.value), ', ')
+        || format(') FROM %s', p_source)
+    INTO v_select FROM jsonb_each_text(p_columns) AS c;
 
-    SELECT 'SELECT ' || string_agg(
-            CASE WHEN p_columns ? f.key
-                 THEN format('%I::%s AS %I', p_columns ->> f.key, f.value, f.key)
-                 ELSE format('NULL::%s AS %I', f.value, f.key) END, ', ')
-        || format(' FROM %s', p_source)
-    INTO v_select FROM jsonb_each_text(c_fields) AS f;
-
+    v_rows := '[]';
     FOR v_row IN EXECUTE v_select LOOP
         v_number := v_number + 1;
-        v_where := format(' in row %s of %s', v_number, p_source);
-        v_key := NULL;
-        v_key.user_id := v_row.user_id;
-        v_key.tenant_id := v_row.tenant_id;
-        v_key.legacy_prefix := v_row.key_prefix;
-        v_key.name := coalesce(nullif(v_row.name, ''), 'API Key');
-        v_key.description := v_row.description;
-        v_key.tier := coalesce(v_row.tier, 'free');
-        v_key.scopes := api_key_internal.checked_scopes(coalesce(v_row.scopes, '{}'), v_caller);
-        v_key.resource_id := nullif(v_row.resource_id, '');
-        v_key.environment := coalesce(v_row.environment, 'live');
-        v_key.kind := coalesce(v_row.kind, 'secret');
-        v_key.key_prefix := CASE v_key.kind WHEN 'publishable' THEN 'pk_' ELSE 'sk_' END
-            || v_key.environment || '_';
-        v_key.expires_at := v_row.expires_at;
-        v_key.not_before := v_row.not_before;
-        v_key.created_at := v_row.created_at;
-        v_key.revoked_at := v_row.revoked_at;
-        v_key.enabled := coalesce(v_row.enabled, true);
-        v_key.allowed_ips := v_row.allowed_ips;
-        v_key.metadata := coalesce(v_row.metadata, '{}');
-        v_imported := api_key_internal.import_key(
-            v_key, v_row.hash, nullif(coalesce(v_row.scheme, p_scheme), 'auto'), v_where);
-        v_schemes := jsonb_set(v_schemes, ARRAY[v_imported.legacy_scheme],
-            to_jsonb(coalesce((v_schemes ->> v_imported.legacy_scheme)::bigint, 0) + 1));
+        v_rows := v_rows || v_row;
+        IF v_number % c_batch = 0 THEN
+            v_answer := api_key.import_key_rows(
+                v_rows, p_scheme, p_source::text, v_number - c_batch + 1);
+            v_schemes := (
+                SELECT coalesce(jsonb_object_agg(scheme, n), '{}') FROM (
+                    SELECT key AS scheme, sum(value::bigint) AS n
+                    FROM (SELECT * FROM jsonb_each_text(v_schemes)
+                          UNION ALL SELECT * FROM jsonb_each_text(v_answer -> 'schemes')) AS counts
+                    GROUP BY key) AS sums);
+            v_rows := '[]';
+        END IF;
     END LOOP;
+    v_answer := api_key.import_key_rows(
+        v_rows, p_scheme, p_source::text, v_number - jsonb_array_length(v_rows) + 1);
+    v_schemes := (
+                SELECT coalesce(jsonb_object_agg(scheme, n), '{}') FROM (
+                    SELECT key AS scheme, sum(value::bigint) AS n
+                    FROM (SELECT * FROM jsonb_each_text(v_schemes)
+                          UNION ALL SELECT * FROM jsonb_each_text(v_answer -> 'schemes')) AS counts
+                    GROUP BY key) AS sums);
 
     RAISE NOTICE 'imported % keys: %', v_number, v_schemes;
-    SELECT max(crowd) INTO v_crowded FROM (
-        SELECT count(*) AS crowd FROM api_key_internal.keys
-        WHERE lookup_handle IS NULL AND legacy_prefix IS NOT NULL GROUP BY legacy_prefix) AS crowds;
-    IF v_crowded > current_setting('api_key.legacy_scan_limit')::bigint THEN
-        RAISE WARNING USING MESSAGE = format('%s keys with salted hashes share a prefix', v_crowded),
-            DETAIL = format('Only api_key.legacy_scan_limit = %s of them are tried for one text, so some of these keys will not be found.', current_setting('api_key.legacy_scan_limit')),
+    IF (v_answer ->> 'crowd')::bigint > v_limit THEN
+        RAISE WARNING USING MESSAGE = format('%s keys with salted hashes share a prefix', v_answer ->> 'crowd'),
+            DETAIL = format('Only api_key.legacy_scan_limit = %s of them are tried for one text, so some of these keys will not be found.', v_limit),
             HINT = 'Map key_prefix to a longer prefix, or raise api_key.legacy_scan_limit.';
     END IF;
     RETURN v_number;
@@ -273,7 +343,7 @@ COMMENT ON FUNCTION api_key.import_api_keys IS
 $$Adopts a whole table of keys with the hashes that they have, all or nothing.
 
 p_columns: which column is what, such as {"hash": "key_hash", "user_id": "owner", "key_prefix": "prefix"}; the names of the fields are in the HINT of an error. p_scheme: as of import_api_key_hash for all rows, or auto to have each told by its form; a column for "scheme" goes before it.
-Result: how many; a NOTICE says of which scheme. Errors: 22023 and 23505 name the row, 42501 if the caller may not read the table, 55000 the root key cannot be used.$$;
+Result: how many; a NOTICE says of which scheme. The table is read with the caller's rights. Errors: 22023 and 23505 name the row, 42501 if the caller may not read the table, 55000 the root key cannot be used.$$;
 
 CREATE PROCEDURE api_key.migrate_legacy_hashes(
     p_batch_size integer = 1000, p_max_batches integer = NULL)
@@ -315,12 +385,6 @@ BEGIN
               AND k.secret_hash OPERATOR(pg_catalog.=) v_key.secret_hash;
             v_batch := v_batch OPERATOR(pg_catalog.+) 1;
         END LOOP;
-        -- An old secret in its grace is no exception: it must not stay behind as a fast digest.
-        UPDATE api_key_internal.keys AS k
-        SET previous_secret_hash = api_key_internal.wrap_hash(k.previous_secret_hash)
-        WHERE k.legacy_scheme IS NOT NULL AND k.secret_version OPERATOR(pg_catalog.=) 2
-          AND k.previous_secret_hash OPERATOR(pg_catalog.~~) '{%'
-          AND k.previous_secret_hash OPERATOR(pg_catalog.!~~) '%$argon2id$%';
         v_wrapped := v_wrapped OPERATOR(pg_catalog.+) v_batch;
         v_batches := v_batches OPERATOR(pg_catalog.+) 1;
         UPDATE api_key_internal.migration_runs AS r
@@ -331,8 +395,16 @@ BEGIN
         WHERE k.secret_hash OPERATOR(pg_catalog.~~) '{%'
           AND k.secret_hash OPERATOR(pg_catalog.!~~) '%$argon2id$%';
         RAISE NOTICE 'wrapped % keys, % remain', v_wrapped, v_remaining;
-        -- Rows that remain are another session's.
-        EXIT WHEN v_batch OPERATOR(pg_catalog.=) 0;
+        EXIT WHEN v_batch OPERATOR(pg_catalog.=) 0 AND v_remaining OPERATOR(pg_catalog.=) 0;
+        IF v_batch OPERATOR(pg_catalog.=) 0 THEN
+            -- Rows that remain are another session's: waits for it, in case it gives up.
+            PERFORM FROM api_key_internal.keys AS k
+            WHERE k.secret_hash OPERATOR(pg_catalog.~~) '{%'
+              AND k.secret_hash OPERATOR(pg_catalog.!~~) '%$argon2id$%'
+            LIMIT 1
+            FOR UPDATE;
+            COMMIT;
+        END IF;
     END LOOP;
 END
 $$;

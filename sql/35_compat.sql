@@ -69,7 +69,7 @@ AS $definitions$
     ('bearer_row', 'verify_api_key_hash'::name, 'auth_header text',
      'TABLE (key_id uuid, user_tier text, tier_limit text)', 'STABLE', a.verify, $body$
 DECLARE
-    v_answer jsonb := api_key.verify_api_key(regexp_replace(auth_header, '^\s*bearer\s+', '', 'i'));
+    v_answer jsonb := api_key.verify_api_key(regexp_replace(auth_header, '^[[:space:]]*bearer[[:space:]]+', '', 'i'));
 BEGIN
     IF (v_answer ->> 'valid')::boolean THEN
         RETURN QUERY SELECT (v_answer ->> 'key_id')::uuid, v_answer ->> 'tier',
@@ -152,12 +152,15 @@ BEGIN
         ELSE v_issued END;
 END $body$, p_prefix)),
     ('jsonb_envelope', 'get_my_api_keys', '', 'jsonb', 'STABLE', a.own, $body$
+DECLARE
+    v_user_id uuid := (api_key_internal.caller()).user_id;
 BEGIN
+    -- Without a user, an administrator would get everybody's.
+    IF v_user_id IS NULL THEN
+        RETURN '{"success": false, "error": "the request names no user"}';
+    END IF;
     RETURN jsonb_build_object('success', true, 'data', coalesce(
-        (SELECT jsonb_agg(to_jsonb(k)) FROM api_key.list_api_keys(
-            (api_key_internal.caller()).user_id) AS k), '[]'));
-EXCEPTION WHEN insufficient_privilege THEN
-    RETURN jsonb_build_object('success', false, 'error', SQLERRM);
+        (SELECT jsonb_agg(to_jsonb(k)) FROM api_key.list_api_keys(v_user_id) AS k), '[]'));
 END $body$),
     ('jsonb_envelope', 'revoke_my_api_key', 'p_key_id uuid', 'jsonb', 'VOLATILE', a.own, $body$
 BEGIN
@@ -228,6 +231,16 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.compat_check IS 'Refuses (22023) profiles and schemas that are not there.';
 
+CREATE FUNCTION api_key_internal.argument_types(p_arguments text) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(string_agg(btrim(regexp_replace(
+        argument, '^[[:space:]]*[[:alnum:]_]+[[:space:]]+(?=[[:alnum:]_])', '')), ', ' ORDER BY n), '')
+    FROM unnest(string_to_array(p_arguments, ',')) WITH ORDINALITY AS a (argument, n)
+$$;
+COMMENT ON FUNCTION api_key_internal.argument_types IS 'The types of a list of arguments with or without names.';
+
 CREATE FUNCTION api_key.install_compat(
     p_profile text, p_schema name = 'public', p_prefix text = NULL, p_replace boolean = false)
 RETURNS void
@@ -247,9 +260,7 @@ BEGIN
             HINT = 'Pass lower-case letters, digits and underscores, ending in an underscore.';
     END IF;
     FOR v_function IN
-        SELECT d.*, coalesce(array_to_string(ARRAY(
-            SELECT btrim(regexp_replace(argument, '^\s*\w+\s+(?=\w)', ''))
-            FROM unnest(string_to_array(d.arguments, ',')) AS argument), ', '), '') AS types
+        SELECT d.*, api_key_internal.argument_types(d.arguments) AS types
         FROM api_key_internal.compat_definitions(p_prefix) AS d WHERE d.profile = p_profile
     LOOP
         v_kept := NULL;
@@ -262,6 +273,16 @@ BEGIN
             IF FOUND THEN
                 -- Ours, from before: made anew.
                 EXECUTE format('DROP FUNCTION %s', v_existing::regprocedure);
+            ELSIF EXISTS (
+                SELECT FROM api_key_internal.compat_functions AS c
+                WHERE c.schema_name = p_schema AND c.function_name = v_function.function_name
+                  AND to_regprocedure(format('%I.%I(%s)', c.schema_name, c.function_name,
+                      api_key_internal.argument_types(c.arguments))) = v_existing)
+            THEN
+                RAISE EXCEPTION USING ERRCODE = '42723',
+                    MESSAGE = format('function %s exists', v_existing::regprocedure),
+                    DETAIL = 'Another profile has made it.',
+                    HINT = 'Remove that one with remove_compat first, or install into another schema.';
             ELSIF NOT coalesce(p_replace, false) THEN
                 RAISE EXCEPTION USING ERRCODE = '42723',
                     MESSAGE = format('function %s exists', v_existing::regprocedure),
@@ -316,13 +337,14 @@ BEGIN
     FOR v_function IN
         DELETE FROM api_key_internal.compat_functions AS c
         WHERE c.profile = p_profile AND c.schema_name = p_schema
-        RETURNING c.function_name, c.kept_as, coalesce(array_to_string(ARRAY(
-            SELECT btrim(regexp_replace(argument, '^\s*\w+\s+(?=\w)', ''))
-            FROM unnest(string_to_array(c.arguments, ',')) AS argument), ', '), '') AS types
+        RETURNING c.function_name, c.kept_as, api_key_internal.argument_types(c.arguments) AS types
     LOOP
         EXECUTE format('DROP FUNCTION IF EXISTS %I.%I(%s)',
             p_schema, v_function.function_name, v_function.types);
-        IF v_function.kept_as IS NOT NULL THEN
+        -- Somebody may have dropped it since.
+        IF to_regprocedure(format('%I.%I(%s)', p_schema,
+            coalesce(v_function.kept_as, '-'), v_function.types)) IS NOT NULL
+        THEN
             EXECUTE format('ALTER FUNCTION %I.%I(%s) RENAME TO %I',
                 p_schema, v_function.kept_as, v_function.types, v_function.function_name);
         END IF;

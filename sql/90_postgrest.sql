@@ -29,7 +29,8 @@ DECLARE
         'api_key.export_usage()',
         'api_key.import_usage(jsonb)',
         'api_key.import_api_key_hash(text, text, uuid, text, text, text, text, text[], uuid, text, text, text, timestamptz, timestamptz, inet[], jsonb, boolean, timestamptz)',
-        'api_key.import_api_keys(regclass, jsonb, text)'];
+        'api_key.import_api_keys(regclass, jsonb, text)',
+        'api_key.import_key_rows(jsonb, text, text, bigint)'];
 BEGIN
     IF p_anon IS NULL OR p_authenticated IS NULL OR p_service IS NULL OR p_authenticator IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',

@@ -6,11 +6,14 @@ use uuid::Uuid;
 
 use super::error::{Error, OrRaise};
 use super::keys::{hash_secret, operating_system_rng};
-use super::root_key::RootKey;
+use super::recording::key_ref;
+use super::root_key::{Handle, RootKey};
 use super::rows::{self, Row};
 use super::settings;
+use super::shared::{self, Place, State};
 use super::verify::Suspects;
 use super::work_area::WorkArea;
+use crate::core::key::PresentedKey;
 use crate::core::legacy::{self, Scheme};
 use crate::core::table;
 use crate::core::verdict::Code;
@@ -27,6 +30,7 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
     if root_key.fingerprint().as_bytes() != fingerprint {
         Error::RootKey("It is not the one under which this database's keys were imported.").raise();
     }
+    rows::keep_fingerprint(fingerprint);
     let handle = root_key.of_text(text);
     let one = |row: Row, handle| {
         let key_id = row.uuid(rows::Column::KeyId);
@@ -35,6 +39,12 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
     };
     if let Some(row) = Row::find_by_handle(handle) {
         return Ok(one(row, None));
+    }
+    // Where this text was found before, which saves the search. It may be gone since.
+    let place = Place { database: key_ref(Uuid::nil()).database, handle };
+    let known = shared::with(|state| state.places.with(&place, |t| t.find(&place).copied()));
+    if let Some(row) = known.and_then(Row::find) {
+        return Ok(one(row, Some(handle)));
     }
     for scheme in Scheme::DIGESTS {
         let digest = scheme.digest(text).unwrap_or_default();
@@ -51,7 +61,18 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
     Ok(Suspects { rows, secret: text, legacy: true, budget, key_id: None, handle: Some(handle) })
 }
 
-/// What is to be stored of a hash from elsewhere: `{scheme, stored, handle}`, or NULL if it is
+/// Remembers where a text was found that is not looked up by its own handle yet.
+pub fn found(state: &State, handle: Handle, key_id: Uuid) {
+    let place = Place { database: key_ref(key_id).database, handle };
+    state.places.with(&place, |table| {
+        if table.is_nearly_full() && table.find(&place).is_none() {
+            table.take(|_, _| true);
+        }
+        let _ = table.entry(place, || key_id).map(|found| *found = key_id);
+    });
+}
+
+/// What is to be stored of a hash from elsewhere: `{scheme, stored, handle, imported}`, or NULL if it is
 /// not a hash of the scheme. `scheme` NULL has it told by its form.
 #[pg_extern(sql = false)]
 fn legacy_credential(hash: &str, scheme: Option<&str>) -> Option<pgrx::JsonB> {
@@ -59,9 +80,11 @@ fn legacy_credential(hash: &str, scheme: Option<&str>) -> Option<pgrx::JsonB> {
         Some(name) => Scheme::from_name(name)?,
         None => legacy::detect(hash)?,
     };
-    let root_key = RootKey::load(true).or_raise();
+    let root_key = RootKey::load(false).or_raise();
     let (stored, handle) = if scheme == Scheme::Plaintext {
-        if hash.is_empty() || hash.len() > legacy::MAX_TEXT {
+        // A text in our own form would be looked up as ours, and never found.
+        let ours = PresentedKey::parse(hash.as_bytes()).is_ok();
+        if hash.is_empty() || hash.len() > legacy::MAX_TEXT || ours {
             return None;
         }
         (hash_secret(hash.as_bytes()).or_raise(), Some(root_key.of_text(hash.as_bytes())))
@@ -70,10 +93,16 @@ fn legacy_credential(hash: &str, scheme: Option<&str>) -> Option<pgrx::JsonB> {
         let handle = imported.digest.map(|digest| root_key.of_digest(scheme, &digest));
         (imported.stored, handle)
     };
+    let imported = match (scheme, handle) {
+        // Its hash has a salt of its own each time.
+        (Scheme::Plaintext, Some(handle)) => handle,
+        _ => root_key.of_import(&stored),
+    };
     Some(pgrx::JsonB(serde_json::json!({
         "scheme": scheme.as_str(),
         "stored": stored,
         "handle": handle.map(|handle| base16ct::lower::encode_string(&handle)),
+        "imported": base16ct::lower::encode_string(&imported),
     })))
 }
 

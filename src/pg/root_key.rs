@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use hmac::Hmac;
@@ -24,7 +25,10 @@ pub type Handle = [u8; 16];
 
 /// What the texts of legacy keys are looked up by.
 #[derive(Clone)]
-pub struct RootKey(Hmac<Sha256>);
+pub struct RootKey {
+    mac: Hmac<Sha256>,
+    fingerprint: Handle,
+}
 
 thread_local! {
     /// The root key, with the settings that it came from.
@@ -54,7 +58,9 @@ impl RootKey {
                 .ok()
                 .filter(|bytes| bytes.len() == 32)
                 .ok_or(Error::RootKey("It is not 64 hexadecimal digits."))?;
-            let key = Self(Hmac::new(&(*bytes).into()));
+            let mac = Hmac::new(&(*bytes).into());
+            let mut key = Self { mac, fingerprint: Handle::default() };
+            key.fingerprint = key.handle("fingerprint", b"");
             *loaded = Some((source, key.clone()));
             Ok(key)
         })
@@ -70,13 +76,18 @@ impl RootKey {
         self.handle(scheme.as_str(), digest)
     }
 
+    /// What a hash is known again by, should it be imported once more.
+    pub fn of_import(&self, stored: &str) -> Handle {
+        self.handle("import", stored.as_bytes())
+    }
+
     /// What tells root keys apart, and tells nothing else of them.
     pub fn fingerprint(&self) -> String {
-        base16ct::lower::encode_string(&self.handle("fingerprint", b""))
+        base16ct::lower::encode_string(&self.fingerprint)
     }
 
     fn handle(&self, kind: &str, of: &[u8]) -> Handle {
-        let mut mac = self.0.clone();
+        let mut mac = self.mac.clone();
         mac.update(kind.as_bytes());
         mac.update(&[0]);
         mac.update(of);
@@ -113,9 +124,21 @@ fn make_file(path: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
         .try_fill_bytes(&mut *bytes)
         .map_err(|_| Error::RootKey("The operating system gives no random numbers."))?;
     let text = Zeroizing::new(base16ct::lower::encode_string(&*bytes).into_bytes());
-    match OpenOptions::new().create_new(true).write(true).mode(0o600).open(path) {
-        Ok(mut file) => {
-            file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
+    // Whole before it has its name: who sees the file sees all of it, and only one gets the name.
+    let draft = format!("{path}.{}", std::process::id());
+    let linked = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&draft)
+        .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::hard_link(&draft, path));
+    let _ = std::fs::remove_file(&draft);
+    match linked {
+        Ok(()) => {
+            let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+            folder.sync_all().map_err(failed)?;
             log!("api_key: made a root key; back it up apart from the database");
             Ok(text)
         }
@@ -136,8 +159,9 @@ fn from_command(command: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
     if output.status.success() { Ok(text) } else { Err(Error::RootKey("The command failed.")) }
 }
 
-/// The fingerprint of the root key, which is made if there is none.
+/// The fingerprint of the root key, which is made if this database has had none.
 #[pg_extern(sql = false)]
 fn root_key_fingerprint() -> String {
-    RootKey::load(true).or_raise().fingerprint()
+    let make = super::rows::root_key_fingerprint().is_none();
+    RootKey::load(make).or_raise().fingerprint()
 }

@@ -2,7 +2,7 @@
 //!
 //! Without SPI: no transaction id on a standby, no plan, no privileges of the caller's involved.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 
 use pgrx::prelude::*;
@@ -67,6 +67,8 @@ thread_local! {
     /// Found once a backend; forgotten when PostgreSQL says that the table changed (DROP
     /// EXTENSION, ALTER EXTENSION UPDATE).
     static LAYOUT: Cell<Option<Layout>> = const { Cell::new(None) };
+    /// Forgotten with the layout.
+    static FINGERPRINT: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
     static LISTENING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -76,6 +78,7 @@ unsafe extern "C-unwind" fn forget_layout(_argument: pg_sys::Datum, relation: pg
     // InvalidOid means all relations.
     if relation == pg_sys::InvalidOid || layout.is_some_and(|layout| layout.table == relation) {
         LAYOUT.set(None);
+        FINGERPRINT.set(None);
     }
 }
 
@@ -127,8 +130,14 @@ const MAX_PREFIX: usize = 64;
 
 /// The fingerprint of the root key under which this database's legacy keys are found; `None` if
 /// there are none.
+///
+/// Once there it stays, as long as the table does, and is read once a backend.
 pub fn root_key_fingerprint() -> Option<Vec<u8>> {
     let layout = layout();
+    let known = FINGERPRINT.with_borrow(Option::clone);
+    if known.is_some() {
+        return known;
+    }
     // SAFETY: a sequential scan of a table with one text column and at most one row.
     unsafe {
         let lock = pg_sys::AccessShareLock.cast_signed();
@@ -146,6 +155,11 @@ pub fn root_key_fingerprint() -> Option<Vec<u8>> {
         pg_sys::table_close(table, lock);
         fingerprint
     }
+}
+
+/// Keeps a fingerprint that a root key has matched.
+pub fn keep_fingerprint(fingerprint: Vec<u8>) {
+    FINGERPRINT.set(Some(fingerprint));
 }
 
 /// The row of a key: a copy, so that no page stays pinned while a secret is hashed.

@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use rand::TryRng;
 use rand::rngs::SysRng;
+use uuid::Uuid;
 
 use super::root_key::Handle;
 use super::settings::{self, Sizes};
@@ -24,9 +25,11 @@ const SHARDS: usize = 16;
 /// Sets of counters, so that backends do not fight over a cache line.
 const STRIPES: usize = 16;
 /// Kinds of tables that are locked.
-const TABLES: usize = 4;
+const TABLES: usize = 5;
 /// Better hashes that can wait for the worker.
 const UPGRADES: usize = 1024;
+/// Texts of legacy keys whose row is remembered.
+const PLACES: usize = 16_384;
 const NAME: &CStr = c"api_key";
 
 /// What is counted, for the view `api_key.stats`.
@@ -53,6 +56,15 @@ const COUNTERS: usize = 7;
 
 #[repr(C, align(128))]
 struct Stripe([AtomicU64; COUNTERS]);
+
+/// The text of a legacy key, in a database.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The database's oid.
+    pub database: u32,
+    /// The handle of the text.
+    pub handle: Handle,
+}
 
 /// A hash that is to replace a weaker one.
 #[derive(Clone, Copy)]
@@ -192,6 +204,8 @@ pub struct State {
     pub failures: Sharded<KeyRef, i64>,
     /// Better hashes to be written.
     pub upgrades: Sharded<KeyRef, Upgrade>,
+    /// Where texts of legacy keys were found.
+    pub places: Sharded<Place, Uuid>,
 }
 
 thread_local! {
@@ -253,6 +267,7 @@ impl State {
                 refusals: Self::table(header, places.refusals, sizes.refusal_entries, locks, 1),
                 failures: Self::table(header, places.failures, sizes.failure_entries, locks, 2),
                 upgrades: Self::table(header, places.upgrades, UPGRADES, locks, 3),
+                places: Self::table(header, places.places, PLACES, locks, 4),
             }
         }
     }
@@ -366,6 +381,7 @@ struct Places {
     refusals: usize,
     failures: usize,
     upgrades: usize,
+    places: usize,
     end: usize,
 }
 
@@ -380,8 +396,9 @@ impl Places {
         let refusals = after::<KeyRef, Usage>(usage, sizes.usage_entries);
         let failures = after::<RefusalKind, Refusals>(refusals, sizes.refusal_entries);
         let upgrades = after::<KeyRef, i64>(failures, sizes.failure_entries);
-        let end = after::<KeyRef, Upgrade>(upgrades, UPGRADES);
-        Self { memo, usage, refusals, failures, upgrades, end }
+        let places = after::<KeyRef, Upgrade>(upgrades, UPGRADES);
+        let end = after::<Place, Uuid>(places, PLACES);
+        Self { memo, usage, refusals, failures, upgrades, places, end }
     }
 }
 
@@ -410,6 +427,7 @@ unsafe fn initialise(header: *mut Header, sizes: Sizes) {
         vacate::<RefusalKind, Refusals>(base, places.refusals, sizes.refusal_entries);
         vacate::<KeyRef, i64>(base, places.failures, sizes.failure_entries);
         vacate::<KeyRef, Upgrade>(base, places.upgrades, UPGRADES);
+        vacate::<Place, Uuid>(base, places.places, PLACES);
         pg_sys::ConditionVariableInit(&raw mut (*header).room);
         let mut key = zeroize::Zeroizing::new([0; 64]);
         if SysRng.try_fill_bytes(&mut *key).is_err() {

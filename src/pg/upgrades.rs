@@ -12,6 +12,23 @@ use super::settings;
 use super::shared::{State, Upgrade};
 use crate::core::{hash, legacy};
 
+/// Whether a known secret should be hashed once more: its stored hash is a legacy one, and nothing
+/// is on its way to replace it (an aborted import, a flush that failed).
+pub fn is_due(state: &State, key_id: Uuid, stored: &[u8]) -> bool {
+    // SAFETY: asks whether the server is a standby, where nothing can be written.
+    if stored.first() != Some(&b'{')
+        || !state.is_shared()
+        || unsafe { pg_sys::RecoveryInProgress() }
+    {
+        return false;
+    }
+    let key = key_ref(key_id);
+    let replaces: [u8; 32] = Sha256::digest(stored).into();
+    !state
+        .upgrades
+        .with(&key, |table| table.find(&key).is_some_and(|upgrade| upgrade.replaces == replaces))
+}
+
 /// Makes a better hash of a secret that matches `stored`, if there is one to be made. False if
 /// there is one, but no room to keep it: then a later verify has to come here again.
 ///

@@ -126,6 +126,11 @@ fn prove(state: &State, text: &[u8], now: i64) -> Result<ProvenKey, Refusal> {
         candidates
             .iter()
             .find(|candidate| state.memo.contains(state.tag_key.tag(stored(candidate), secret)))
+            .filter(|candidate| {
+                let key_id = rows.get(candidate.row).and_then(|row| row.uuid(Column::KeyId));
+                candidate.by_previous_secret
+                    || key_id.is_none_or(|key| !upgrades::is_due(state, key, stored(candidate)))
+            })
     };
     let proven = if let Some(known) = known() {
         state.count(Counter::MemoHits);
@@ -162,6 +167,9 @@ fn prove(state: &State, text: &[u8], now: i64) -> Result<ProvenKey, Refusal> {
             || found.is_none_or(|key| upgrades::offer(state, key, stored(matching), secret, handle))
         {
             state.memo.insert(state.tag_key.tag(stored(matching), secret));
+            if let (Some(handle), Some(key)) = (handle, found) {
+                legacy::found(state, handle, key);
+            }
         }
         matching
     };

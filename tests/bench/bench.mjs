@@ -2,7 +2,7 @@
 // judge: it fails only if something did not work, such as a wrong answer.
 //
 //   node tests/bench/bench.mjs [--rounds 5] [--seconds 5] [--clients 4] [--keys 100000]
-//     [--wal-seconds 60] [--only hot-path,first,attack,wal,disk,scale] [--full]
+//     [--wal-seconds 60] [--only hot-path,first,attack,legacy,wal,disk,scale] [--full]
 //     [--set name=value ...]
 //   make bench BENCH_OPTIONS='--full'
 //
@@ -15,13 +15,16 @@ import { parseArgs } from 'node:util'
 import { disk } from './disk.mjs'
 import { firstVerify } from './first_verify.mjs'
 import { hotPath } from './hot_path.mjs'
+import { legacy } from './legacy.mjs'
 import { Report, say } from './measure.mjs'
 import { scale } from './scale.mjs'
 import { Server } from './server.mjs'
 import { underAttack } from './under_attack.mjs'
 import { wal } from './wal.mjs'
 
-const BENCHES = { 'hot-path': hotPath, first: firstVerify, attack: underAttack, wal, disk, scale }
+const BENCHES = {
+  'hot-path': hotPath, first: firstVerify, attack: underAttack, legacy, wal, disk, scale,
+}
 
 const SETTINGS = {
   // As in production: to those who write in order to verify it makes the difference.

@@ -86,14 +86,24 @@ INSERT INTO expected VALUES
     ('api_key.define_tier(text,integer,text)', 'define_tier(''x'')', '-', '-', '-', 'ok', '-'),
     ('api_key.define_scope(text,text)', 'define_scope(''x:read'')', '-', '-', '-', 'ok', '-'),
     ('api_key.flush_usage()', 'flush_usage()', '-', '-', '-', 'ok', '-'),
+    ('api_key.counters()', 'counters()', '-', '-', '-', 'ok', '-'),
     ('api_key.export_usage()', 'export_usage()', '-', '-', '-', 'ok', '-'),
     ('api_key.import_usage(jsonb)', 'import_usage(''{"usage": [], "refusals": []}'')', '-', '-', '-', 'ok', '-'),
+    ('api_key.import_api_key_hash(text,text,uuid,text,text,text,text,text[],uuid,text,text,text,timestamp with time zone,timestamp with time zone,inet[],jsonb,boolean,timestamp with time zone)',
+     'import_api_key_hash(''900150983cd24fb0d6963f7d28e17f72'', ''md5'', %3$L)', '-', '-', '-', 'ok', '-'),
+    ('api_key.import_api_keys(regclass,jsonb,text)', 'import_api_keys(''pg_am'', ''{"hash": "amname"}'', ''plaintext'')', '-', '-', '-', 'ok', '-'),
+    ('api_key.import_key_rows(jsonb,text,text,bigint)', 'import_key_rows(''[]'', ''md5'', ''t'', 1)', '-', '-', '-', 'ok', '-'),
+    ('api_key.migrate_legacy_hashes(integer,integer)', NULL, '-', '-', '-', '-', '-'),
+    ('api_key.install_compat(text,name,text,boolean)', 'install_compat(''table_row'')', '-', '-', '-', '-', '-'),
+    ('api_key.remove_compat(text,name)', 'remove_compat(''table_row'')', '-', '-', '-', '-', '-'),
     ('api_key.setup_postgrest(name,name,name,name,boolean)', 'setup_postgrest()', '-', '-', '-', '-', '-');
 INSERT INTO expected
 SELECT function, NULL, '-', '-', '-', '-', '-'
 FROM unnest(ARRAY[
+    'api_key_internal.active_keys(uuid,text)',
     'api_key_internal.audit(text,uuid,uuid,uuid,jsonb)',
     'api_key_internal.caller()',
+    'api_key_internal.check_expiry(timestamp with time zone)',
     'api_key_internal.check_grantable(text[],api_key_internal.caller)',
     'api_key_internal.check_key(api_key_internal.keys)',
     'api_key_internal.check_reason(text)',
@@ -101,24 +111,38 @@ FROM unnest(ARRAY[
     'api_key_internal.checked_scopes(text[],api_key_internal.caller)',
     'api_key_internal.claim_uuid(jsonb,text)',
     'api_key_internal.claims()',
+    'api_key_internal.compat_check(text,name)',
+    'api_key_internal.compat_definitions(text)',
+    'api_key_internal.compat_issue(uuid,text,text,text,text)',
     'api_key_internal.count_active_keys_now(uuid,text)',
-    'api_key_internal.counters()',
     'api_key_internal.delete(api_key_internal.keys,jsonb)',
+    'api_key_internal.error_text(text,text)',
     'api_key_internal.grants(text[],text)',
     'api_key_internal.hash_key(text)',
+    'api_key_internal.argument_types(text)',
+    'api_key_internal.import_key(api_key_internal.keys,text,text,text,api_key_internal.caller)',
+    'api_key_internal.in_restricted_operation()',
+    'api_key_internal.in_tenant(uuid,api_key_internal.caller)',
     'api_key_internal.is_scope(text)',
     'api_key_internal.issued(api_key_internal.keys)',
+    'api_key_internal.legacy_credential(text,text)',
     'api_key_internal.locked_key(uuid,api_key_internal.caller)',
     'api_key_internal.make_key(text,uuid)',
     'api_key_internal.make_room(uuid,text,uuid)',
     'api_key_internal.mask(text,uuid)',
+    'api_key_internal.masked(api_key_internal.keys)',
+    'api_key_internal.matches_hash(text,text)',
+    'api_key_internal."only"(jsonb,text[])',
     'api_key_internal.prove_possession(text)',
     'api_key_internal.refuse(text,integer,text,text,text)',
     'api_key_internal.request_role()',
     'api_key_internal.require_user(api_key_internal.caller)',
     'api_key_internal.revoke(api_key_internal.keys,text)',
+    'api_key_internal.root_key_fingerprint()',
     'api_key_internal.status(api_key_internal.keys)',
     'api_key_internal.subject(api_key_internal.caller,uuid)',
+    'api_key_internal.use_root_key()',
+    'api_key_internal.wrap_hash(text)',
     'api_key_internal.write_pending(jsonb)']) AS function;
 
 CREATE ROLE regress_nobody;
@@ -131,7 +155,8 @@ INSERT INTO callers VALUES
     ('nobody', 'regress_nobody', '{"sub": "00000000-0000-4000-8000-0000000000a1"}');
 
 -- Calls as a role and undoes what the call did. Without a call, only the privilege is known.
-CREATE FUNCTION pg_temp.outcome(p_function oid, p_call text, p_role name, p_claims text) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION pg_temp.outcome(p_function oid, p_call text, p_role name, p_claims text) RETURNS text LANGUAGE plpgsql
+SET client_min_messages = warning AS $$
 DECLARE
     v_granted boolean := has_function_privilege(p_role, p_function, 'EXECUTE');
     v_outcome text;
@@ -176,6 +201,34 @@ SELECT function FROM functions JOIN expected USING (function)
 WHERE function LIKE 'api\_key.%' AND prokind = 'f' AND call IS NULL;
 -- The calls above were undone.
 SELECT api_key.verify_api_key(:'issued'::jsonb ->> 'api_key') ->> 'code' AS code;
+SELECT count(*) AS fingerprints FROM api_key_internal.root_key;
+
+-- The views: whoever may, reads rows of them. All that are there are tried.
+CREATE FUNCTION pg_temp.reading(p_view text, p_role name, p_claims text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_rows bigint;
+    v_outcome text;
+BEGIN
+    BEGIN
+        PERFORM api_key.import_api_key_hash('900150983cd24fb0d6963f7d28e17f72', 'md5', NULL);
+        PERFORM set_config('request.jwt.claims', p_claims, true);
+        PERFORM set_config('role', p_role, true);
+        EXECUTE format('SELECT count(v) FROM %s AS v', p_view) INTO v_rows;
+        RAISE EXCEPTION USING ERRCODE = 'ZZZZZ';
+    EXCEPTION WHEN OTHERS THEN
+        v_outcome := CASE WHEN SQLSTATE = 'ZZZZZ' THEN CASE WHEN v_rows > 0 THEN 'rows' ELSE 'no rows' END
+                          WHEN SQLERRM LIKE 'permission denied for %' THEN '-' ELSE SQLSTATE END;
+    END;
+    RETURN v_outcome;
+END
+$$;
+SELECT view, max(outcome) FILTER (WHERE caller = 'anon') AS anon, max(outcome) FILTER (WHERE caller = 'owner') AS owner,
+       max(outcome) FILTER (WHERE caller = 'other') AS other, max(outcome) FILTER (WHERE caller = 'service') AS service,
+       max(outcome) FILTER (WHERE caller = 'nobody') AS nobody
+FROM (SELECT c.oid::regclass::text AS view, caller, pg_temp.reading(c.oid::regclass::text, role, claims) AS outcome
+      FROM pg_class AS c CROSS JOIN callers
+      WHERE relnamespace = 'api_key'::regnamespace AND relkind IN ('r', 'v', 'm', 'f', 'p')) AS tried
+GROUP BY view ORDER BY view;
 
 -- Whoever could place objects in the search_path of a function of ours could run code as its
 -- owner: each pins it. (Procedures that COMMIT cannot, and are not SECURITY DEFINER.)
@@ -204,11 +257,15 @@ FROM (
 ) AS objects
 WHERE comment IS NULL OR split_part(comment, E'\n', 1) !~ '^\S.*\w.*\.$'
 ORDER BY object;
--- Every table and its sequences are dumped with their data.
+-- Every table and its sequences are dumped with their data, but for what is of this server only:
+-- a table that is dumped without rows needs no sequence's state.
 SELECT c.oid::regclass AS not_dumped FROM pg_class AS c
 WHERE relnamespace::regnamespace::text IN ('api_key', 'api_key_internal') AND relkind IN ('r', 'S')
   AND NOT c.oid = ANY (SELECT unnest(extconfig) FROM pg_extension WHERE extname = 'api_key')
 ORDER BY 1;
+SELECT config.oid::regclass AS dumped_without_rows
+FROM pg_extension, unnest(extconfig, extcondition) AS config (oid, condition)
+WHERE extname = 'api_key' AND condition = 'WHERE false';
 
 DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_nobody;
 DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_nobody;
