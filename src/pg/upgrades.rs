@@ -15,11 +15,7 @@ use crate::core::{hash, legacy};
 /// Whether a known secret should be hashed once more: its stored hash is a legacy one, and nothing
 /// is on its way to replace it (an aborted import, a flush that failed).
 pub fn is_due(state: &State, key_id: Uuid, stored: &[u8]) -> bool {
-    // SAFETY: asks whether the server is a standby, where nothing can be written.
-    if stored.first() != Some(&b'{')
-        || !state.is_shared()
-        || unsafe { pg_sys::RecoveryInProgress() }
-    {
+    if stored.first() != Some(&b'{') || !can_be_written(state) {
         return false;
     }
     let key = key_ref(key_id);
@@ -41,8 +37,7 @@ pub fn offer(
     secret: &[u8],
     handle: Option<Handle>,
 ) -> bool {
-    // SAFETY: asks whether the server is a standby, where nothing can be written.
-    if !state.is_shared() || unsafe { pg_sys::RecoveryInProgress() } {
+    if !can_be_written(state) {
         return true;
     }
     let text = String::from_utf8_lossy(stored);
@@ -83,4 +78,10 @@ pub fn offer(
         state.memo.insert(state.tag_key.tag(better.as_bytes(), secret));
     }
     kept
+}
+
+/// Whether there is a worker that can write: not on a standby, and not without preloading.
+fn can_be_written(state: &State) -> bool {
+    // SAFETY: asks whether the server is a standby.
+    state.is_shared() && unsafe { !pg_sys::RecoveryInProgress() }
 }
