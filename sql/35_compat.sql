@@ -12,7 +12,6 @@ CREATE TABLE api_key_internal.compat_functions (
 COMMENT ON TABLE api_key_internal.compat_functions IS 'Functions that install_compat has made.';
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.compat_functions', '');
 
--- Runs a command and puts its outcome into the envelope: what it answers, or its error.
 CREATE FUNCTION api_key_internal.error_text(p_sqlstate text, p_message text) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -64,7 +63,17 @@ AS $definitions$
     WITH audiences AS (SELECT
         'api_key.verify_api_key(text, text[], inet, text)'::regprocedure AS verify,
         'api_key.list_api_keys(uuid, uuid, boolean)'::regprocedure AS own,
-        'api_key.define_tier(text, integer, text)'::regprocedure AS service)
+        'api_key.define_tier(text, integer, text)'::regprocedure AS service,
+        -- The body of two functions.
+        format($body$
+DECLARE
+    v_issued jsonb := api_key_internal.compat_issue(p_user_id, p_name, p_tier, p_description, %L);
+BEGIN
+    RETURN CASE WHEN (v_issued ->> 'success')::boolean
+        THEN api_key_internal.only(v_issued, 'success', 'api_key', 'key_id', 'name', 'tier')
+            || jsonb_build_object('full_key', v_issued -> 'api_key', 'key_info', v_issued - 'api_key')
+        ELSE v_issued END;
+END $body$, p_prefix) AS created)
     SELECT d.* FROM audiences AS a, LATERAL (VALUES
     ('bearer_row', 'verify_api_key_hash'::name, 'auth_header text',
      'TABLE (key_id uuid, user_tier text, tier_limit text)', 'STABLE', a.verify, $body$
@@ -97,26 +106,10 @@ BEGIN
 END $body$, p_prefix)),
     ('jsonb_envelope', 'create_api_key_complete_v2',
      'p_user_id uuid, p_name text, p_tier text, p_description text', 'jsonb', 'VOLATILE', a.own,
-     format($body$
-DECLARE
-    v_issued jsonb := api_key_internal.compat_issue(p_user_id, p_name, p_tier, p_description, %L);
-BEGIN
-    RETURN CASE WHEN (v_issued ->> 'success')::boolean
-        THEN api_key_internal.only(v_issued, 'success', 'api_key', 'key_id', 'name', 'tier')
-            || jsonb_build_object('full_key', v_issued -> 'api_key', 'key_info', v_issued - 'api_key')
-        ELSE v_issued END;
-END $body$, p_prefix)),
+     a.created),
     ('jsonb_envelope', 'create_api_key_bcrypt',
      'p_user_id uuid, p_name text, p_tier text, p_description text', 'jsonb', 'VOLATILE', a.own,
-     format($body$
-DECLARE
-    v_issued jsonb := api_key_internal.compat_issue(p_user_id, p_name, p_tier, p_description, %L);
-BEGIN
-    RETURN CASE WHEN (v_issued ->> 'success')::boolean
-        THEN api_key_internal.only(v_issued, 'success', 'api_key', 'key_id', 'name', 'tier')
-            || jsonb_build_object('full_key', v_issued -> 'api_key', 'key_info', v_issued - 'api_key')
-        ELSE v_issued END;
-END $body$, p_prefix)),
+     a.created),
     ('jsonb_envelope', 'create_api_key', 'p_user_id uuid, p_name text, p_environment text', 'text',
      'VOLATILE', a.own, format($body$
 BEGIN
