@@ -15,7 +15,9 @@ COMMENT ON TYPE api_key_internal.caller IS 'Who calls, as the request says.';
 -- PostgREST answers 500 to P0002 and 503 to 53400. In its requests the error is raised its way
 -- (SQLSTATE PGRST), with the same code in the body and the status that fits.
 CREATE FUNCTION api_key_internal.refuse(
-    p_sqlstate text, p_status integer, p_message text, p_detail text, p_hint text)
+    p_sqlstate text, p_status integer, p_message text, p_detail text, p_hint text,
+    -- In the body, where the SQLSTATE says less.
+    p_code text = NULL, p_headers json = '{}')
 RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -23,9 +25,9 @@ AS $$
 BEGIN
     IF coalesce(current_setting('request.method', true), '') <> '' THEN
         RAISE SQLSTATE 'PGRST' USING
-            MESSAGE = json_build_object('code', p_sqlstate, 'message', p_message,
+            MESSAGE = json_build_object('code', coalesce(p_code, p_sqlstate), 'message', p_message,
                                         'details', p_detail, 'hint', p_hint),
-            DETAIL = json_build_object('status', p_status, 'headers', json_build_object());
+            DETAIL = json_build_object('status', p_status, 'headers', p_headers);
     END IF;
     RAISE EXCEPTION USING ERRCODE = p_sqlstate, MESSAGE = p_message, DETAIL = p_detail,
         HINT = p_hint;
@@ -124,6 +126,14 @@ BEGIN
             END IF;
     END CASE;
     v_caller.tier := v_claims ->> 'tier';
+    -- Or a key that leaks could make others that outlive its revocation.
+    IF NOT v_caller.administrator AND api_key.current_key_id() IS NOT NULL
+        AND NOT api_key.has_scope('api_keys:manage')
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'this API key may not manage keys',
+            DETAIL = 'The request was authenticated by a key without the scope api_keys:manage.',
+            HINT = 'Send the token of a user instead, or a key with that scope.';
+    END IF;
     RETURN v_caller;
 END
 $$;

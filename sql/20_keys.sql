@@ -34,6 +34,8 @@ CREATE TABLE api_key_internal.keys (
     -- What its hash is known again by, should it be imported once more.
     imported_handle bytea CHECK (pg_catalog.length(imported_handle) = 16),
     legacy_prefix text COLLATE "C" CHECK (pg_catalog.octet_length(legacy_prefix) <= 64),
+    -- The database role of its requests (40_gate.sql); NULL for the usual one.
+    role text,
     CHECK ((previous_secret_hash IS NULL) = (grace_expires_at IS NULL))
 );
 COMMENT ON TABLE api_key_internal.keys IS 'Keys. Secrets are stored as argon2id PHC strings; what legacy keys came with, as src/core/legacy.rs says.';

@@ -11,7 +11,16 @@ DECLARE
     v_anon regprocedure[] := ARRAY[
         'api_key.verify_api_key(text, text[], inet, text)',
         'api_key.verify_api_key_hash(text)',
-        'api_key.revoke_own_api_key(text)'];
+        'api_key.revoke_own_api_key(text)',
+        'api_key.authenticate_request()',
+        'api_key.admit_request()',
+        'api_key.current_api_key()',
+        'api_key.current_key_id()',
+        'api_key.current_user_id()',
+        'api_key.current_tenant_id()',
+        'api_key.current_scopes()',
+        'api_key.has_scope(text)',
+        'api_key.require_scope(text[])'];
     v_authenticated regprocedure[] := ARRAY[
         'api_key.issue_api_key(uuid, text, text, text, text[], uuid, text, text, text, text, timestamptz, timestamptz, inet[], jsonb, text)',
         'api_key.list_api_keys(uuid, uuid, boolean)',
@@ -30,7 +39,11 @@ DECLARE
         'api_key.import_usage(jsonb)',
         'api_key.import_api_key_hash(text, text, uuid, text, text, text, text, text[], uuid, text, text, text, timestamptz, timestamptz, inet[], jsonb, boolean, timestamptz)',
         'api_key.import_api_keys(regclass, jsonb, text)',
-        'api_key.import_key_rows(jsonb, text, text, bigint)'];
+        'api_key.import_key_rows(jsonb, text, text, bigint)',
+        'api_key.set_api_key_role(uuid, name)',
+        'api_key.define_rate_limit(text, integer, interval, integer, text, text, text, text)',
+        'api_key.remove_rate_limit(text)',
+        'api_key.check_rate_limit(text, text, integer)'];
 BEGIN
     IF p_anon IS NULL OR p_authenticated IS NULL OR p_service IS NULL OR p_authenticator IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',
@@ -69,7 +82,7 @@ BEGIN
         array_to_string(v_authenticated, ', '), p_authenticated, p_service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I',
         array_to_string(v_service, ', '), p_service);
-    EXECUTE format('GRANT SELECT ON api_key.audit_log, api_key.stats, api_key.legacy_hash_progress TO %I', p_service);
+    EXECUTE format('GRANT SELECT ON api_key.audit_log, api_key.stats, api_key.legacy_hash_progress, api_key.rate_limits TO %I', p_service);
 END
 $$;
 COMMENT ON FUNCTION api_key.setup_postgrest IS

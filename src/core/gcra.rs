@@ -12,9 +12,11 @@ pub struct Rate {
 
 impl Rate {
     /// `limit` requests in `period`, of which `burst` may come at once. Values below 1 count as 1.
+    /// What does not divide evenly is rounded so that not more get through.
     #[must_use]
     pub fn new(limit: u32, period: i64, burst: u32) -> Self {
-        let interval = (period / i64::from(limit.max(1))).max(1);
+        let limit = i64::from(limit.max(1));
+        let interval = (period / limit + i64::from(period % limit != 0)).max(1);
         Self { interval, tolerance: interval.saturating_mul(i64::from(burst.max(1))) }
     }
 
@@ -39,6 +41,30 @@ impl Rate {
     pub fn give_back(self, arrival: &mut i64) {
         *arrival = arrival.saturating_sub(self.interval);
     }
+
+    /// How many requests may come at once at `now`.
+    #[must_use]
+    pub fn remaining(self, arrival: i64, now: i64) -> i64 {
+        self.tolerance.saturating_sub(self.reset(arrival, now)).max(0) / self.interval
+    }
+
+    /// How long it takes from `now`, without requests, until all of the burst may come at once.
+    #[must_use]
+    pub fn reset(self, arrival: i64, now: i64) -> i64 {
+        arrival.saturating_sub(now).max(0)
+    }
+
+    /// How long one request takes at the limit's pace.
+    #[must_use]
+    pub const fn interval(self) -> i64 {
+        self.interval
+    }
+
+    /// How long a burst takes at the limit's pace.
+    #[must_use]
+    pub const fn window(self) -> i64 {
+        self.tolerance
+    }
 }
 
 #[cfg(test)]
@@ -61,30 +87,62 @@ mod tests {
         assert_eq!(rate.take(&mut arrival, 1006, 1), Ok(()));
     }
 
+    #[test]
+    fn tells_what_remains() {
+        let rate = Rate::new(10, 60, 5);
+        let mut arrival = 0;
+        assert_eq!((rate.remaining(arrival, 1000), rate.reset(arrival, 1000)), (5, 0));
+        assert_eq!(rate.take(&mut arrival, 1000, 3), Ok(()));
+        assert_eq!((rate.remaining(arrival, 1000), rate.reset(arrival, 1000)), (2, 18));
+        assert_eq!((rate.remaining(arrival, 1007), rate.reset(arrival, 1007)), (3, 11));
+        assert_eq!(rate.window(), 30);
+    }
+
+    #[test]
+    fn what_does_not_divide_evenly_is_slower_not_faster() {
+        let rate = Rate::new(7, 1_000_000, 1);
+        let mut arrival = 0;
+        assert_eq!(rate.take(&mut arrival, 0, 1), Ok(()));
+        assert_eq!(rate.take(&mut arrival, 142_857, 1), Err(1));
+        assert_eq!(rate.take(&mut arrival, 142_858, 1), Ok(()));
+    }
+
     proptest! {
-        // In any window of the period, at most the burst and one period's worth get through.
+        // Between any two of those that got through there are, besides the burst, at most as many
+        // as the time between them allows. And it is no stricter than it says: who is told to
+        // wait and does gets through, and no earlier.
         #[test]
         fn never_lets_more_through_than_defined(
             limit in 1u32..50,
             burst in 1u32..20,
-            steps in prop::collection::vec(0i64..2_000, 1..400),
+            steps in prop::collection::vec((0i64..2_000, 1u32..4), 1..400),
         ) {
-            let period = 10_000;
+            let period = 10_000i64;
             let rate = Rate::new(limit, period, burst);
             let mut arrival = 0;
             let mut now = 1_000_000;
             let mut taken = Vec::new();
-            for step in steps {
+            for (step, cost) in steps {
                 now += step;
-                if rate.take(&mut arrival, now, 1).is_ok() {
-                    taken.push(now);
+                let before = arrival;
+                match rate.take(&mut arrival, now, cost) {
+                    Ok(()) => taken.push((now, i64::from(cost))),
+                    Err(wait) => {
+                        prop_assert_eq!(arrival, before);
+                        if cost <= burst {
+                            prop_assert!(rate.take(&mut arrival.clone(), now + wait, cost).is_ok());
+                        }
+                        prop_assert!(rate.take(&mut arrival.clone(), now + wait - 1, cost).is_err());
+                    }
                 }
             }
-            let interval = period / i64::from(limit);
-            for (at, start) in taken.iter().enumerate() {
-                let window = taken[at..].iter().take_while(|time| *time - start < period).count();
-                let most = i64::from(burst) + period / interval + 1;
-                prop_assert!(i64::try_from(window).is_ok_and(|window| window <= most));
+            let interval = period.div_euclid(limit.into()) + i64::from(period % i64::from(limit) != 0);
+            for (at, (start, _)) in taken.iter().enumerate() {
+                let mut through = 0;
+                for (time, cost) in &taken[at..] {
+                    through += cost;
+                    prop_assert!(through <= i64::from(burst) + (time - start) / interval);
+                }
             }
         }
     }

@@ -23,7 +23,7 @@ const WAYS: usize = 7;
 const SET_WORDS: usize = 2 + 2 * WAYS;
 
 /// A pair of stored hash and secret, as the memo knows it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tag([u64; 2]);
 
 /// The key under which tags are made: random, made at each start of the server.

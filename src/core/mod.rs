@@ -6,11 +6,13 @@
 #![deny(missing_docs)]
 
 pub mod base62;
+pub mod forwarded;
 pub mod gcra;
 pub mod hash;
 pub mod key;
 pub mod legacy;
 pub mod memo;
+pub mod refusal;
 pub mod scope;
 pub mod secret;
 pub mod table;

@@ -1,7 +1,7 @@
 //! A bounded hash table in memory that it is given: what shared memory can hold.
 //!
 //! Open addressing with linear probing. Entries leave in bulk, by [`Table::take`], which builds
-//! the rest anew; so there are no tombstones. Whoever shares one between processes locks it.
+//! the rest anew, or give their place to another; so there are no tombstones. Whoever shares one between processes locks it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -73,6 +73,43 @@ impl<'a, K: Copy + Eq + Hash, V: Copy> Table<'a, K, V> {
         Ok(&mut slot.get_or_insert_with(|| (key, new())).1)
     }
 
+    /// As [`Table::entry`], but a new entry may take the place of one that is `stale`: one that
+    /// says no more than its absence would.
+    ///
+    /// # Errors
+    /// `Full` if there is none and no place for it.
+    pub fn entry_reusing(
+        &mut self,
+        key: K,
+        new: impl FnOnce() -> V,
+        stale: impl Fn(&V) -> bool,
+    ) -> Result<&mut V, Full> {
+        let most = Self::capacity(self.slots.len());
+        let mut place = None;
+        for at in self.probe(&key) {
+            match &self.slots[at] {
+                Some((other, _)) if *other == key => {
+                    place = Some(at);
+                    break;
+                }
+                Some((_, value)) => place = place.or_else(|| stale(value).then_some(at)),
+                None => {
+                    if place.is_none() && *self.used < most {
+                        *self.used += 1;
+                        place = Some(at);
+                    }
+                    break;
+                }
+            }
+        }
+        let slot = &mut self.slots[place.ok_or(Full)?];
+        // The chain that leads past a replaced entry to others stays closed.
+        if slot.is_some_and(|(other, _)| other != key) {
+            *slot = None;
+        }
+        Ok(&mut slot.get_or_insert_with(|| (key, new())).1)
+    }
+
     /// The value of `key`.
     pub fn find(&mut self, key: &K) -> Option<&mut V> {
         let at = self.position(key)?;
@@ -103,11 +140,14 @@ impl<'a, K: Copy + Eq + Hash, V: Copy> Table<'a, K, V> {
 
     /// Where `key` is, or may be put.
     fn position(&self, key: &K) -> Option<usize> {
+        self.probe(key).find(|&at| self.slots[at].as_ref().is_none_or(|(other, _)| other == key))
+    }
+
+    /// The slots in the order in which `key` is looked for.
+    fn probe(&self, key: &K) -> impl Iterator<Item = usize> + use<K, V> {
         let length = self.slots.len();
-        let start = usize::try_from(hash(key) % length.max(1) as u64).ok()?;
-        (start..length)
-            .chain(0..start)
-            .find(|&at| self.slots[at].as_ref().is_none_or(|(other, _)| other == key))
+        let start = usize::try_from(hash(key) % length.max(1) as u64).unwrap_or(0);
+        (start..length).chain(0..start)
     }
 }
 
@@ -121,6 +161,40 @@ mod tests {
     enum Operation {
         Add(u8),
         TakeEven,
+    }
+
+    proptest! {
+        // Values are times at which an entry says nothing any more. What is not stale is never
+        // lost, and there is no room only where as many as fit are not stale.
+        #[test]
+        fn reuses_places_of_stale_entries_only(
+            slots in 1usize..40,
+            additions in prop::collection::vec((any::<u8>(), 1u32..30), 0..300),
+        ) {
+            let mut memory = vec![None; slots];
+            let mut used = 0;
+            let mut table = Table::new(&mut memory, &mut used);
+            let mut map = HashMap::<u8, u32>::new();
+            for ((key, lasts), now) in additions.into_iter().zip(0u32..) {
+                map.retain(|_, until| *until > now);
+                match table.entry_reusing(key, || 0, |until| *until <= now) {
+                    Ok(until) => {
+                        prop_assert_eq!(*until > now, map.contains_key(&key));
+                        *until = (*until).max(now + lasts);
+                        map.insert(key, *until);
+                    }
+                    Err(Full) => {
+                        prop_assert!(!map.contains_key(&key));
+                        // The places on the way to the first vacant one are all taken.
+                        prop_assert!(table.len() >= Table::<u8, u32>::capacity(slots));
+                    }
+                }
+                prop_assert!(table.len() <= Table::<u8, u32>::capacity(slots));
+                for (key, until) in &map {
+                    prop_assert_eq!(table.find(key), Some(&mut until.clone()));
+                }
+            }
+        }
     }
 
     proptest! {

@@ -35,6 +35,18 @@ pub enum Error {
     /// The worker had an error.
     #[error("the flush failed")]
     FlushFailed,
+    /// A setting of PostgREST's is not what PostgREST sets.
+    #[error("invalid request.headers")]
+    RequestHeaders,
+    /// Rate limits are counted in shared memory only.
+    #[error("rate limits need api_key to be preloaded")]
+    NoRateLimits,
+    /// There is no rate limit of the name.
+    #[error("invalid p_name")]
+    NoSuchRateLimit,
+    /// Subject or cost cannot be counted.
+    #[error("invalid arguments")]
+    RateLimitArguments,
 }
 
 impl From<HashError> for Error {
@@ -93,6 +105,26 @@ impl Error {
                 PgSqlErrorCode::ERRCODE_SYSTEM_ERROR,
                 "The worker had an error; what it was to write is kept in memory.",
                 "SELECT last_error FROM api_key.stats;",
+            ),
+            Self::RequestHeaders => (
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "The setting is not a JSON object of texts.",
+                "PostgREST sets it; elsewhere SET it to the headers of the request as a JSON object.",
+            ),
+            Self::NoRateLimits => (
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "They are counted in shared memory, which there is none of.",
+                "Add api_key to shared_preload_libraries and restart the server.",
+            ),
+            Self::NoSuchRateLimit => (
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "There is no rate limit of this name.",
+                "Define it: SELECT api_key.define_rate_limit('name', 10, '1 minute');",
+            ),
+            Self::RateLimitArguments => (
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "p_subject is NULL, or p_cost is less than 1.",
+                "Pass what is counted, such as the text of a user's id, and how much of it.",
             ),
         }
     }

@@ -22,13 +22,10 @@ pub fn is_left(state: &State, key_id: Uuid, now: i64) -> bool {
 pub fn take(state: &State, key_id: Uuid, now: i64) -> bool {
     let key = key_ref(key_id);
     state.failures.with(&key, |table| {
-        if table.find(&key).is_none() && table.is_nearly_full() {
-            // Those whose budget is whole again need no entry.
-            table.take(|_, arrival| *arrival <= now);
-        }
-        // Without room it is not counted: the bound on concurrent hashes still holds.
+        // A budget that is whole again needs no entry. Without room it is not counted: the bound
+        // on concurrent hashes still holds.
         table
-            .entry(key, || 0)
+            .entry_reusing(key, || 0, |arrival| *arrival <= now)
             .map_or(true, |arrival| settings::failure_rate().take(arrival, now, 1).is_ok())
     })
 }

@@ -8,9 +8,12 @@ mod array;
 mod call;
 mod error;
 mod failures;
+mod gate;
+mod identity;
 mod jsonb;
 mod keys;
 mod legacy;
+mod limits;
 mod pending;
 mod recording;
 mod root_key;
@@ -39,6 +42,8 @@ extension_sql_file!("../../sql/26_worker.sql", name = "worker", requires = ["ver
 extension_sql_file!("../../sql/27_stats.sql", name = "stats", requires = ["worker"]);
 extension_sql_file!("../../sql/30_legacy.sql", name = "legacy", requires = ["stats"]);
 extension_sql_file!("../../sql/35_compat.sql", name = "compat", requires = ["legacy"]);
+extension_sql_file!("../../sql/40_gate.sql", name = "gate", requires = ["compat"]);
+extension_sql_file!("../../sql/45_rate_limits.sql", name = "rate_limits", requires = ["gate"]);
 extension_sql_file!("../../sql/90_postgrest.sql", name = "postgrest", finalize);
 
 /// Called by PostgreSQL when it loads the library.

@@ -47,6 +47,7 @@ columns! {
     KeyId c"key_id",
     LegacyScheme c"legacy_scheme",
     LegacyPrefix c"legacy_prefix",
+    Role c"role",
 }
 
 /// Where the table is, and in which order its columns are.

@@ -24,6 +24,15 @@ static ROOT_KEY_FILE: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"api_key_root_key"));
 static ROOT_KEY_COMMAND: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c""));
+static RATE_LIMIT_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(65_536);
+static HEADER_NAMES: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"X-API-Key"));
+static REQUIRE_KEY: GucSetting<bool> = GucSetting::<bool>::new(false);
+static TRUSTED_PROXIES: GucSetting<i32> = GucSetting::<i32>::new(0);
+static AUTHENTICATED_ROLE: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"authenticated"));
+static KEY_ROLES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static TRUST_TOKEN_CLAIMS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static FLUSH_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10);
 
 /// How many entries the structures in shared memory have.
@@ -38,12 +47,20 @@ pub struct Sizes {
     pub failure_entries: usize,
     /// Kinds of refusals to be written.
     pub refusal_entries: usize,
+    /// Subjects of rate limits.
+    pub rate_limit_entries: usize,
 }
 
 impl Sizes {
     /// What a backend takes for itself without preloading: about 100 kB.
     pub const fn of_a_backend() -> Self {
-        Self { memo_entries: 4_096, usage_entries: 16, failure_entries: 512, refusal_entries: 16 }
+        Self {
+            memo_entries: 4_096,
+            usage_entries: 16,
+            failure_entries: 512,
+            refusal_entries: 16,
+            rate_limit_entries: 16,
+        }
     }
 }
 
@@ -55,6 +72,7 @@ pub fn sizes() -> Sizes {
         usage_entries: entries(&USAGE_ENTRIES),
         failure_entries: entries(&FAILURE_ENTRIES),
         refusal_entries: entries(&REFUSAL_ENTRIES),
+        rate_limit_entries: entries(&RATE_LIMIT_ENTRIES),
     }
 }
 
@@ -84,6 +102,42 @@ pub fn hash_queue_timeout() -> i64 {
 /// How many legacy keys that share a prefix are tried for one text.
 pub fn legacy_scan_limit() -> usize {
     usize::try_from(LEGACY_SCAN_LIMIT.get()).unwrap_or(1)
+}
+
+/// The headers in which requests carry keys.
+pub fn header_names() -> Vec<String> {
+    list(&HEADER_NAMES)
+}
+
+/// Whether requests without a key are refused.
+pub fn require_key() -> bool {
+    REQUIRE_KEY.get()
+}
+
+/// How many proxies in front of PostgREST say truly whom they speak for.
+pub fn trusted_proxies() -> usize {
+    usize::try_from(TRUSTED_PROXIES.get()).unwrap_or(0)
+}
+
+/// The role of requests with a key.
+pub fn authenticated_role() -> String {
+    text(&AUTHENTICATED_ROLE)
+}
+
+/// The roles that keys may be given.
+pub fn key_roles() -> Vec<String> {
+    list(&KEY_ROLES)
+}
+
+/// Whether the claims of a token are an identity as a key is.
+pub fn trust_token_claims() -> bool {
+    TRUST_TOKEN_CLAIMS.get()
+}
+
+fn list(setting: &GucSetting<Option<CString>>) -> Vec<String> {
+    let names = text(setting);
+    let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
 }
 
 /// The file of the root key, relative to the data folder.
@@ -185,6 +239,53 @@ pub fn register(preloading: bool) {
         (1, 10_000),
         (Suset, plain),
     );
+    // Superusers only: whoever could change these could open the gate.
+    for (name, short, long, setting) in [
+        (
+            c"api_key.header_names",
+            c"Headers in which requests carry keys, separated by commas.",
+            c"",
+            &HEADER_NAMES,
+        ),
+        (
+            c"api_key.authenticated_role",
+            c"Role of requests with a key that has none of its own.",
+            c"PostgREST's login must be a member of it.",
+            &AUTHENTICATED_ROLE,
+        ),
+        (
+            c"api_key.key_roles",
+            c"Roles that keys may be given, separated by commas.",
+            c"A key that has another one is refused.",
+            &KEY_ROLES,
+        ),
+    ] {
+        GucRegistry::define_string_guc(name, short, long, setting, Suset, plain);
+    }
+    for (name, short, long, setting) in [
+        (
+            c"api_key.require_key",
+            c"Refuses requests without a key.",
+            c"Otherwise they go on as the role of their token, or as the anonymous one.",
+            &REQUIRE_KEY,
+        ),
+        (
+            c"api_key.trust_token_claims",
+            c"Takes the claims of a request's token for its identity, if it has no key.",
+            c"Only for databases where nobody runs SQL of his own as one of PostgREST's roles.",
+            &TRUST_TOKEN_CLAIMS,
+        ),
+    ] {
+        GucRegistry::define_bool_guc(name, short, long, setting, Suset, plain);
+    }
+    integer(
+        c"api_key.trusted_proxies",
+        c"Proxies in front of PostgREST that add the address of their client to X-Forwarded-For.",
+        c"0 means that there is none, and that the header says nothing.",
+        &TRUSTED_PROXIES,
+        (0, 100),
+        (Suset, plain),
+    );
     // Not shown to others than superusers: it may say where a secret is.
     let hidden = GucFlags::SUPERUSER_ONLY;
     GucRegistry::define_string_guc(
@@ -235,6 +336,14 @@ pub fn register(preloading: bool) {
             c"",
             &REFUSAL_ENTRIES,
             (64, 1024 * 1024),
+            (Postmaster, plain),
+        );
+        integer(
+            c"api_key.rate_limit_entries",
+            c"Subjects of rate limits that are counted at a time, 32 bytes each.",
+            c"Those for whom there is no room are refused.",
+            &RATE_LIMIT_ENTRIES,
+            (64, 64 * 1024 * 1024),
             (Postmaster, plain),
         );
     }

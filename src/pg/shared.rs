@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::root_key::Handle;
 use super::settings::{self, Sizes};
-use crate::core::memo::{Memo, TagKey};
+use crate::core::memo::{Memo, Tag, TagKey};
 use crate::core::table::{self, Slot, Table};
 use crate::core::usage::{KeyRef, RefusalKind, Refusals, Usage};
 
@@ -25,7 +25,7 @@ const SHARDS: usize = 16;
 /// Sets of counters, so that backends do not fight over a cache line.
 const STRIPES: usize = 16;
 /// Kinds of tables that are locked.
-const TABLES: usize = 5;
+const TABLES: usize = 6;
 /// Better hashes that can wait for the worker.
 const UPGRADES: usize = 1024;
 /// Texts of legacy keys whose row is remembered.
@@ -49,10 +49,14 @@ pub enum Counter {
     Throttled,
     /// Use counts for which there was no room.
     UsageDropped,
+    /// Requests refused by a rate limit.
+    RateLimited,
+    /// Those of them that were refused for want of room to count them.
+    RateLimitsFull,
 }
 
 /// How many kinds of counters there are.
-const COUNTERS: usize = 7;
+const COUNTERS: usize = 9;
 
 #[repr(C, align(128))]
 struct Stripe([AtomicU64; COUNTERS]);
@@ -206,6 +210,8 @@ pub struct State {
     pub upgrades: Sharded<KeyRef, Upgrade>,
     /// Where texts of legacy keys were found.
     pub places: Sharded<Place, Uuid>,
+    /// Rate limits: the state of a [`crate::core::gcra::Rate`] for each limit and subject.
+    pub limits: Sharded<Tag, i64>,
 }
 
 thread_local! {
@@ -268,6 +274,7 @@ impl State {
                 failures: Self::table(header, places.failures, sizes.failure_entries, locks, 2),
                 upgrades: Self::table(header, places.upgrades, UPGRADES, locks, 3),
                 places: Self::table(header, places.places, PLACES, locks, 4),
+                limits: Self::table(header, places.limits, sizes.rate_limit_entries, locks, 5),
             }
         }
     }
@@ -382,6 +389,7 @@ struct Places {
     failures: usize,
     upgrades: usize,
     places: usize,
+    limits: usize,
     end: usize,
 }
 
@@ -397,8 +405,9 @@ impl Places {
         let failures = after::<RefusalKind, Refusals>(refusals, sizes.refusal_entries);
         let upgrades = after::<KeyRef, i64>(failures, sizes.failure_entries);
         let places = after::<KeyRef, Upgrade>(upgrades, UPGRADES);
-        let end = after::<Place, Uuid>(places, PLACES);
-        Self { memo, usage, refusals, failures, upgrades, places, end }
+        let limits = after::<Place, Uuid>(places, PLACES);
+        let end = after::<Tag, i64>(limits, sizes.rate_limit_entries);
+        Self { memo, usage, refusals, failures, upgrades, places, limits, end }
     }
 }
 
@@ -428,6 +437,7 @@ unsafe fn initialise(header: *mut Header, sizes: Sizes) {
         vacate::<KeyRef, i64>(base, places.failures, sizes.failure_entries);
         vacate::<KeyRef, Upgrade>(base, places.upgrades, UPGRADES);
         vacate::<Place, Uuid>(base, places.places, PLACES);
+        vacate::<Tag, i64>(base, places.limits, sizes.rate_limit_entries);
         pg_sys::ConditionVariableInit(&raw mut (*header).room);
         let mut key = zeroize::Zeroizing::new([0; 64]);
         if SysRng.try_fill_bytes(&mut *key).is_err() {
@@ -485,12 +495,13 @@ unsafe extern "C-unwind" fn startup() {
         SEGMENT.store(header, Ordering::Relaxed);
         if !found && !pg_sys::IsUnderPostmaster {
             log!(
-                "api_key: {} kB of shared memory: {} memo, {} usage, {} failure and {} refusal entries",
+                "api_key: {} kB of shared memory: {} memo, {} usage, {} failure, {} refusal and {} rate limit entries",
                 size / 1024,
                 sizes.memo_entries,
                 sizes.usage_entries,
                 sizes.failure_entries,
-                sizes.refusal_entries
+                sizes.refusal_entries,
+                sizes.rate_limit_entries
             );
             // Before any child runs, so without the locks.
             super::pending::load(&State::at(header, std::ptr::null_mut()));

@@ -25,9 +25,11 @@ sql_function!(verify_api_key_hash, pg_finfo_verify_api_key_hash, verify_hash);
 sql_function!(prove_possession, pg_finfo_prove_possession, possession);
 
 /// A key whose secret was right.
-struct ProvenKey {
-    key_id: Uuid,
-    row: Row,
+pub struct ProvenKey {
+    /// Its id.
+    pub key_id: Uuid,
+    /// Its row.
+    pub row: Row,
     /// The secret is the one before the last rotation.
     by_previous_secret: bool,
 }
@@ -186,21 +188,29 @@ fn matches(state: &State, stored: &[u8], secret: &[u8]) -> bool {
 }
 
 /// The arguments of `verify_api_key`.
-struct Question<'a> {
-    text: Option<&'a [u8]>,
-    required_scopes: Vec<Option<&'a [u8]>>,
-    client_ip: Option<pg_sys::Datum>,
-    resource_id: Option<&'a [u8]>,
+#[derive(Default)]
+pub struct Question<'a> {
+    /// The text that may be a key's.
+    pub text: Option<&'a [u8]>,
+    /// Scopes that it must have.
+    pub required_scopes: Vec<Option<&'a [u8]>>,
+    /// The client's address, an inet.
+    pub client_ip: Option<pg_sys::Datum>,
+    /// The resource that the request is about.
+    pub resource_id: Option<&'a [u8]>,
 }
 
 /// What is known at the end: a proven key comes with every code after OVERLOADED.
-struct Answer<'a> {
-    code: Code,
-    key: Option<ProvenKey>,
+pub struct Answer<'a> {
+    /// VALID, or why not.
+    pub code: Code,
+    /// The key.
+    pub key: Option<ProvenKey>,
     question: Question<'a>,
 }
 
-fn answer(question: Question<'_>) -> Answer<'_> {
+/// Verifies, and records that.
+pub fn answer(question: Question<'_>) -> Answer<'_> {
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
     let client_ip = question.client_ip;
@@ -241,7 +251,8 @@ fn verdict(row: &Row, question: &Question<'_>, now: i64) -> Code {
     )
 }
 
-fn scopes(row: &Row) -> Vec<Option<&[u8]>> {
+/// The scopes of a key.
+pub fn scopes(row: &Row) -> Vec<Option<&[u8]>> {
     row.datum(Column::Scopes).map_or_else(Vec::new, |datum| {
         // SAFETY: the column is a text[], in the row's slot or detoasted beside it.
         unsafe { array::texts(datum) }
@@ -292,52 +303,58 @@ unsafe fn verify(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
             resource_id: argument(fcinfo, 3).map(|datum| array::text_bytes(datum)),
         }
     };
-    let Answer { code, key, question } = answer(question);
-    Some(match (code, &key) {
-        (Code::Valid, Some(ProvenKey { key_id, row, by_previous_secret })) => {
-            let grace = row.timestamp(Column::GraceExpiresAt).filter(|_| *by_previous_secret);
-            // The version of the secret that was presented.
-            let secret_version = row.secret_version() - i64::from(*by_previous_secret);
-            jsonb::object(&[
-                ("valid", Value::Bool(true)),
+    Some(answer(question).object())
+}
+
+impl Answer<'_> {
+    /// The answer as `verify_api_key` gives it, a jsonb.
+    pub fn object(&self) -> pg_sys::Datum {
+        let Answer { code, key, question } = self;
+        let code = *code;
+        match (code, key) {
+            (Code::Valid, Some(ProvenKey { key_id, row, by_previous_secret })) => {
+                let grace = row.timestamp(Column::GraceExpiresAt).filter(|_| *by_previous_secret);
+                // The version of the secret that was presented.
+                let secret_version = row.secret_version() - i64::from(*by_previous_secret);
+                jsonb::object(&[
+                    ("valid", Value::Bool(true)),
+                    ("code", code.as_str().into()),
+                    ("key_id", Value::Uuid(*key_id)),
+                    ("user_id", row.uuid(Column::UserId).into()),
+                    ("tenant_id", row.uuid(Column::TenantId).into()),
+                    ("name", row.text(Column::Name).into()),
+                    ("tier", row.text(Column::Tier).into()),
+                    ("environment", row.text(Column::Environment).into()),
+                    ("kind", row.text(Column::Kind).into()),
+                    ("scopes", Value::Texts(&scopes(row))),
+                    ("resource_id", row.text(Column::ResourceId).into()),
+                    ("metadata", row.datum(Column::Metadata).map_or(Value::Null, Value::Jsonb)),
+                    ("expires_at", timestamp(row.timestamp(Column::ExpiresAt))),
+                    ("secret_version", Value::Integer(secret_version)),
+                    ("grace_expires_at", timestamp(grace)),
+                ])
+            }
+            (Code::InsufficientScope, Some(key)) => jsonb::object(&[
+                ("valid", Value::Bool(false)),
                 ("code", code.as_str().into()),
-                ("key_id", Value::Uuid(*key_id)),
-                ("user_id", row.uuid(Column::UserId).into()),
-                ("tenant_id", row.uuid(Column::TenantId).into()),
-                ("name", row.text(Column::Name).into()),
-                ("tier", row.text(Column::Tier).into()),
-                ("environment", row.text(Column::Environment).into()),
-                ("kind", row.text(Column::Kind).into()),
-                ("scopes", Value::Texts(&scopes(row))),
-                ("resource_id", row.text(Column::ResourceId).into()),
-                ("metadata", row.datum(Column::Metadata).map_or(Value::Null, Value::Jsonb)),
-                ("expires_at", timestamp(row.timestamp(Column::ExpiresAt))),
-                ("secret_version", Value::Integer(secret_version)),
-                ("grace_expires_at", timestamp(grace)),
-            ])
+                ("message", code.message().into()),
+                ("required_scopes", Value::Texts(&question.required_scopes)),
+                ("granted_scopes", Value::Texts(&scopes(&key.row))),
+            ]),
+            _ => jsonb::object(&[
+                ("valid", Value::Bool(false)),
+                ("code", code.as_str().into()),
+                ("message", code.message().into()),
+            ]),
         }
-        (Code::InsufficientScope, Some(key)) => jsonb::object(&[
-            ("valid", Value::Bool(false)),
-            ("code", code.as_str().into()),
-            ("message", code.message().into()),
-            ("required_scopes", Value::Texts(&question.required_scopes)),
-            ("granted_scopes", Value::Texts(&scopes(&key.row))),
-        ]),
-        _ => jsonb::object(&[
-            ("valid", Value::Bool(false)),
-            ("code", code.as_str().into()),
-            ("message", code.message().into()),
-        ]),
-    })
+    }
 }
 
 /// `verify_api_key_hash(p_api_key text)`
 unsafe fn verify_hash(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
     // SAFETY: sql/25_verify.sql declares one argument of this type.
     let text = unsafe { argument(fcinfo, 0).map(|datum| array::text_bytes(datum)) };
-    let question =
-        Question { text, required_scopes: Vec::new(), client_ip: None, resource_id: None };
-    let Answer { code, key, .. } = answer(question);
+    let Answer { code, key, .. } = answer(Question { text, ..Question::default() });
     Some(match (code, &key) {
         (Code::Valid, Some(ProvenKey { key_id, row, .. })) => {
             let key_id = *key_id;

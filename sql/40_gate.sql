@@ -1,0 +1,121 @@
+-- Identity: which key a transaction runs as. In Rust (src/pg/identity.rs), kept in the memory of the
+-- backend. Parallel workers have none of it, so these functions run in the leader.
+CREATE FUNCTION api_key.current_api_key() RETURNS jsonb
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'current_api_key';
+COMMENT ON FUNCTION api_key.current_api_key IS
+$$The key that this transaction acts as, as verify_api_key has answered it; NULL without one.
+
+authenticate_request sets it, the end of the transaction forgets it, and no setting changes it.$$;
+
+CREATE FUNCTION api_key.current_key_id() RETURNS uuid
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'current_key_id';
+COMMENT ON FUNCTION api_key.current_key_id IS 'The id of the key that this transaction acts as; NULL without one.';
+
+CREATE FUNCTION api_key.current_user_id() RETURNS uuid
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'current_user_id';
+COMMENT ON FUNCTION api_key.current_user_id IS 'The owner of the key that this transaction acts as; NULL without one.';
+
+CREATE FUNCTION api_key.current_tenant_id() RETURNS uuid
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'current_tenant_id';
+COMMENT ON FUNCTION api_key.current_tenant_id IS 'The tenant of the key that this transaction acts as; NULL without one.';
+
+CREATE FUNCTION api_key.current_scopes() RETURNS text[]
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'current_scopes';
+COMMENT ON FUNCTION api_key.current_scopes IS 'The scopes of the key that this transaction acts as; NULL without one.';
+
+CREATE FUNCTION api_key.has_scope(p_scope text) RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'has_scope';
+COMMENT ON FUNCTION api_key.has_scope IS
+$$Whether the key that this transaction acts as has a scope; false without a key. For policies: USING (api_key.has_scope('articles:read')).
+
+resource:* grants every action of the resource, admin grants everything.$$;
+
+CREATE FUNCTION api_key.require_scope(VARIADIC p_scopes text[])
+RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_challenge CONSTANT text := 'Bearer realm="api_key"';
+    v_granted text[] := api_key.current_scopes();
+BEGIN
+    IF v_granted IS NULL THEN
+        PERFORM api_key_internal.refuse('28000', 401, 'An API key is required.',
+            'The request was not authenticated by a key.',
+            'Send the key in the header X-API-Key.', 'KEY_REQUIRED',
+            json_build_object('WWW-Authenticate', v_challenge));
+    ELSIF EXISTS (SELECT FROM unnest(p_scopes) AS required WHERE NOT api_key.has_scope(required)) THEN
+        PERFORM api_key_internal.refuse('42501', 403, 'This API key lacks a required scope.',
+            json_build_object('required_scopes', p_scopes, 'granted_scopes', v_granted)::text,
+            'Use a key that has the required scopes.', 'INSUFFICIENT_SCOPE',
+            json_build_object('WWW-Authenticate', format(
+                '%s, error="insufficient_scope", scope="%s"', v_challenge,
+                -- RFC 6750 section 3: no quotes, no backslashes, ASCII only.
+                regexp_replace(array_to_string(p_scopes, ' '), '[^ !#-\[\]-~]', '', 'g'))));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key.require_scope IS
+$$Refuses the request unless its key has all of these scopes.
+
+In a function: PERFORM api_key.require_scope('articles:write');
+
+Errors: 42501 with required_scopes and granted_scopes in DETAIL (HTTP 403), 28000 without a key (HTTP 401).$$;
+
+-- What authenticate_request acts upon. It reads the settings request.headers, request.method and
+-- request.path, so that a caller can only be who it has the key of. In Rust (src/pg/gate.rs).
+CREATE FUNCTION api_key.admit_request() RETURNS jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'admit_request';
+COMMENT ON FUNCTION api_key.admit_request IS
+$$Does what authenticate_request does, but returns a refusal instead of raising it.
+
+Result: NULL, or {message, detail}: the texts with which PostgREST wants SQLSTATE PGRST raised.$$;
+
+-- SECURITY INVOKER, or the role could not be set. The settings that are set last to the end of the
+-- transaction, not of the function.
+CREATE FUNCTION api_key.authenticate_request()
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_refusal jsonb := api_key.admit_request();
+BEGIN
+    IF v_refusal IS NOT NULL THEN
+        RAISE SQLSTATE 'PGRST' USING
+            MESSAGE = v_refusal ->> 'message', DETAIL = v_refusal ->> 'detail';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key.authenticate_request IS
+$$PostgREST's db-pre-request: makes the request act as its API key.
+
+Takes the key from the header X-API-Key (api_key.header_names), and verifies it with the client's address if proxies are trusted (api_key.trusted_proxies). Then current_key_id and the like answer, the role is authenticated (api_key.authenticated_role) or the key's own, request.jwt.claims has sub, role, tenant_id, scopes, tier and key_id, and request.headers has the key no more, all until the end of the transaction. Without a key the request goes on as it came, unless api_key.require_key is on. Rate limits that are defined per key, user, tenant, tier or client are applied.
+Errors: PGRST with the HTTP status: 401 no good key, 400 several keys, 403 address not allowed, 429 too many requests or wrong secrets, 503 no room to hash.$$;
+
+CREATE FUNCTION api_key.set_api_key_role(p_key_id uuid, p_role name)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_key api_key_internal.keys := api_key_internal.locked_key(p_key_id, api_key_internal.caller());
+BEGIN
+    IF p_role IS NOT NULL AND p_role::text <> ALL (
+        regexp_split_to_array(current_setting('api_key.key_roles'), '\s*,\s*'))
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_role',
+            DETAIL = format('The role %I is not in api_key.key_roles.', p_role),
+            HINT = 'Pass one that is, or NULL for the usual one; a superuser can add it with ALTER DATABASE ... SET api_key.key_roles.';
+    END IF;
+    UPDATE api_key_internal.keys SET role = p_role, updated_at = clock_timestamp()
+    WHERE key_id = p_key_id;
+    PERFORM api_key_internal.audit('updated', p_key_id, v_key.user_id, v_key.tenant_id,
+        jsonb_build_object('role', jsonb_build_array(v_key.role, p_role)));
+END
+$$;
+COMMENT ON FUNCTION api_key.set_api_key_role IS
+$$Gives a key a database role of its own, which its requests run as; NULL for the usual one.
+
+p_role: one of api_key.key_roles. PostgREST's login must be a member of it.
+Errors: 22023, P0002 no such key.$$;

@@ -1,0 +1,342 @@
+//! The gate: what PostgREST says of a request goes in; out comes an identity for the transaction,
+//! or a refusal. `authenticate_request` (sql/40_gate.sql) raises the refusal, because an SQLSTATE
+//! of PostgREST's own does not get through Rust.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::net::{IpAddr, Ipv6Addr};
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::call::sql_function;
+use super::error::Error;
+use super::identity::{self, Identity};
+use super::jsonb;
+use super::limits::{Limit, Per};
+use super::rows::Column;
+use super::settings;
+use super::verify::{self, ProvenKey, Question};
+use crate::core::forwarded;
+use crate::core::refusal::Refusal;
+use crate::core::verdict::Code;
+
+sql_function!(admit_request, pg_finfo_admit_request, admit);
+
+/// `admit_request()`: NULL, or the texts of a refusal.
+unsafe fn admit(_: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
+    admitted().err().map(|refusal| {
+        let (message, detail) = refusal.message_and_detail();
+        jsonb::object(&[
+            ("message", message.as_bytes().into()),
+            ("detail", detail.as_bytes().into()),
+        ])
+    })
+}
+
+fn admitted() -> Result<(), Refusal> {
+    let headers = setting(c"request.headers");
+    let headers = Headers::parse(&headers);
+    let mut limits = Limits::of(&setting(c"request.method"), &setting(c"request.path"));
+    let mut requester = Requester { client: headers.client_address(), ..Requester::default() };
+    // Before the key is looked at, so that guessing is limited too.
+    limits.take(|per| per == Per::Client, &requester)?;
+
+    let key = match headers.key()? {
+        Some(text) => Some(verified(text, &mut requester)?),
+        None if settings::require_key() => return Err(Refusal::no_key()),
+        None => {
+            requester.read_claims();
+            None
+        }
+    };
+    limits.take(|per| per != Per::Client, &requester)?;
+
+    if let Some((role, object)) = key {
+        set("request.headers", &headers.without_keys());
+        set("request.jwt.claims", &requester.claims(&role));
+        set("role", &role);
+        identity::set(requester.identity(Some(object)));
+    } else if settings::trust_token_claims() && requester.user_id.is_some() {
+        identity::set(requester.identity(None));
+    }
+    limits.announce();
+    Ok(())
+}
+
+/// The role of a key, and what `verify_api_key` says of it.
+fn verified(text: &str, requester: &mut Requester) -> Result<(String, pg_sys::Datum), Refusal> {
+    let answer = verify::answer(Question {
+        text: Some(text.as_bytes()),
+        client_ip: requester.client.and_then(inet),
+        ..Question::default()
+    });
+    match &answer.key {
+        Some(key) if answer.code == Code::Valid => {
+            requester.read_key(key);
+            Ok((role(key)?, answer.object()))
+        }
+        _ => Err(Refusal::of(answer.code, settings::failure_rate())),
+    }
+}
+
+/// The database role of a key's requests.
+fn role(key: &ProvenKey) -> Result<String, Refusal> {
+    match key.row.text(Column::Role) {
+        None => Ok(settings::authenticated_role()),
+        Some(role) => settings::key_roles()
+            .into_iter()
+            .find(|allowed| allowed.as_bytes() == role)
+            .ok_or_else(Refusal::role_not_allowed),
+    }
+}
+
+/// A setting of PostgREST's, in the encoding of the database; empty if it is not set.
+fn setting(name: &CStr) -> String {
+    // SAFETY: the name is a C string; the value is copied at once.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        if value.is_null() {
+            String::new()
+        } else {
+            CStr::from_ptr(value).to_string_lossy().into_owned()
+        }
+    }
+}
+
+/// Sets a setting until the end of the transaction, as `set_config` does.
+fn set(name: &str, value: &str) {
+    let arguments = [name.into_datum(), value.into_datum(), true.into_datum()];
+    // SAFETY: set_config_by_name takes two texts and a boolean.
+    unsafe {
+        pgrx::direct_function_call_as_datum(pg_sys::set_config_by_name, &arguments);
+    }
+}
+
+fn inet(address: IpAddr) -> Option<pg_sys::Datum> {
+    let text = CString::new(address.to_string()).ok()?;
+    // SAFETY: inet_in takes a C string, which lives over the call.
+    unsafe {
+        let argument = Some(pg_sys::Datum::from(text.as_ptr()));
+        pgrx::direct_function_call_as_datum(pg_sys::inet_in, &[argument])
+    }
+}
+
+#[derive(Deserialize, PartialEq, Eq, Hash)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The headers of the request, as PostgREST has them: of several with one name only the last.
+struct Headers<'a>(HashMap<Text<'a>, Text<'a>>);
+
+impl<'a> Headers<'a> {
+    fn parse(json: &'a str) -> Self {
+        if json.is_empty() {
+            return Self(HashMap::new());
+        }
+        Self(serde_json::from_str(json).unwrap_or_else(|_| Error::RequestHeaders.raise()))
+    }
+
+    fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0
+            .iter()
+            .filter(move |(Text(other), _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, Text(value))| value.as_ref())
+    }
+
+    /// The text that may be a key.
+    fn key(&self) -> Result<Option<&str>, Refusal> {
+        let names = settings::header_names();
+        let mut keys = names.iter().flat_map(|name| self.values(name));
+        let first = keys.next();
+        if keys.any(|other| Some(other) != first) {
+            return Err(Refusal::several_keys());
+        }
+        Ok(first)
+    }
+
+    /// What is left to the statements of the request, which have no need of the key.
+    fn without_keys(&self) -> String {
+        let names = settings::header_names();
+        let is_key = |name: &str| names.iter().any(|other| other.eq_ignore_ascii_case(name));
+        let others: serde_json::Map<_, _> = self
+            .0
+            .iter()
+            .filter(|(Text(name), _)| !is_key(name))
+            .map(|(Text(name), Text(value))| (name.to_string(), value.as_ref().into()))
+            .collect();
+        serde_json::Value::Object(others).to_string()
+    }
+
+    fn client_address(&self) -> Option<IpAddr> {
+        let forwarded_for = self.values("X-Forwarded-For").next()?;
+        forwarded::client_address(forwarded_for, settings::trusted_proxies())
+    }
+}
+
+/// Who makes the request, as far as it is known.
+#[derive(Default)]
+struct Requester {
+    client: Option<IpAddr>,
+    key_id: Option<Uuid>,
+    user_id: Option<Uuid>,
+    tenant_id: Option<Uuid>,
+    tier: Option<String>,
+    scopes: Vec<String>,
+}
+
+impl Requester {
+    fn read_key(&mut self, key: &ProvenKey) {
+        let text = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+        self.key_id = Some(key.key_id);
+        self.user_id = key.row.uuid(Column::UserId);
+        self.tenant_id = key.row.uuid(Column::TenantId);
+        self.tier = key.row.text(Column::Tier).map(text);
+        self.scopes = verify::scopes(&key.row).into_iter().flatten().map(text).collect();
+    }
+
+    /// What PostgREST has read from the token of the request.
+    fn read_claims(&mut self) {
+        let claims: serde_json::Value =
+            serde_json::from_str(&setting(c"request.jwt.claims")).unwrap_or_default();
+        let text = |name: &str| claims.get(name).and_then(serde_json::Value::as_str);
+        let uuid = |name: &str| text(name).and_then(|text| Uuid::parse_str(text).ok());
+        self.user_id = uuid("sub");
+        self.tenant_id = uuid("tenant_id");
+        self.tier = text("tier").map(str::to_owned);
+        self.scopes = match claims.get("scopes") {
+            Some(serde_json::Value::Array(scopes)) => {
+                scopes.iter().filter_map(|scope| scope.as_str().map(str::to_owned)).collect()
+            }
+            Some(serde_json::Value::String(scopes)) => {
+                scopes.split_whitespace().map(str::to_owned).collect()
+            }
+            _ => Vec::new(),
+        };
+    }
+
+    /// What policies written for tokens read.
+    fn claims(&self, role: &str) -> String {
+        let mut claims = serde_json::json!({ "role": role, "scopes": self.scopes });
+        let optional = [
+            ("sub", self.user_id.map(|id| id.to_string())),
+            ("tenant_id", self.tenant_id.map(|id| id.to_string())),
+            ("key_id", self.key_id.map(|id| id.to_string())),
+            ("tier", self.tier.clone()),
+        ];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                claims[name] = value.into();
+            }
+        }
+        claims.to_string()
+    }
+
+    fn identity(self, api_key: Option<pg_sys::Datum>) -> Identity {
+        let scopes_datum = self.scopes.clone().into_datum();
+        // SAFETY: a jsonb and a text[], both varlenas, copied to where they live as long as the
+        // identity.
+        let kept = |datum: Option<pg_sys::Datum>| unsafe {
+            let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
+            let kept = datum.map(|datum| {
+                pg_sys::Datum::from(pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr()))
+            });
+            pg_sys::MemoryContextSwitchTo(before);
+            kept
+        };
+        Identity {
+            key_id: self.key_id,
+            user_id: self.user_id,
+            tenant_id: self.tenant_id,
+            scopes_datum: kept(scopes_datum),
+            api_key: kept(api_key),
+            scopes: self.scopes.into_iter().map(String::into_bytes).collect(),
+        }
+    }
+
+    /// What a limit counts this request under; `None` if it does not concern it.
+    fn subject(&self, limit: &Limit) -> Option<Vec<u8>> {
+        if let Some(tier) = &limit.tier
+            && self.tier.as_ref().is_none_or(|of| of.as_bytes() != tier)
+        {
+            return None;
+        }
+        let text = |id: Option<Uuid>| id.map(|id| id.to_string());
+        let subject = match limit.per? {
+            Per::Key => text(self.key_id),
+            Per::User => text(self.user_id),
+            Per::Tenant => text(self.tenant_id),
+            Per::Tier => self.tier.clone(),
+            // Clients of whom nothing is known share one count.
+            Per::Client => Some(self.client.map_or_else(String::new, network)),
+        };
+        subject.map(String::into_bytes)
+    }
+}
+
+/// The network that one client has to itself: an IPv4 address, or 64 bits of an IPv6 address
+/// (RFC 6177), whose rest it may choose at will.
+fn network(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).to_string(),
+    }
+}
+
+/// The limits of a request, and what they have said.
+#[derive(Default)]
+struct Limits {
+    all: Vec<Limit>,
+    /// Which were taken, for whom: given back if the request is refused after all.
+    taken: Vec<(usize, Vec<u8>)>,
+    items: Vec<String>,
+    policies: Vec<String>,
+}
+
+impl Limits {
+    fn of(method: &str, path: &str) -> Self {
+        let mut all = Limit::all();
+        all.retain(|limit| limit.per.is_some() && limit.covers(method.as_bytes(), path.as_bytes()));
+        Self { all, ..Self::default() }
+    }
+
+    /// Takes a request of each limit that is wanted and concerns the requester.
+    fn take(&mut self, wanted: impl Fn(Per) -> bool, requester: &Requester) -> Result<(), Refusal> {
+        for (at, limit) in self.all.iter().enumerate() {
+            if !limit.per.is_some_and(&wanted) {
+                continue;
+            }
+            let Some(subject) = requester.subject(limit) else { continue };
+            let (standing, taken) = limit.take(&subject, 1);
+            if let Err(wait) = taken {
+                let refusal = Refusal::rate_limited(standing, wait.unwrap_or_default());
+                self.give_back();
+                return Err(refusal);
+            }
+            self.items.push(standing.item());
+            self.policies.push(standing.policy());
+            self.taken.push((at, subject));
+        }
+        Ok(())
+    }
+
+    /// One limit refuses: the others have not let this request through either.
+    fn give_back(&mut self) {
+        for (at, subject) in self.taken.drain(..) {
+            self.all[at].give_back(&subject);
+        }
+    }
+
+    /// The headers of the response, where PostgREST looks for them.
+    fn announce(&self) {
+        if !self.items.is_empty() {
+            let headers = serde_json::json!([
+                { "RateLimit": self.items.join(", ") },
+                { "RateLimit-Policy": self.policies.join(", ") },
+            ]);
+            set("response.headers", &headers.to_string());
+        }
+    }
+}
