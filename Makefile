@@ -5,7 +5,7 @@ SHELL = /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-core test-e2e build install installcheck lint bench package clean \
-	prerequisites-build prerequisites-test prerequisites-lint prerequisites-package
+	prerequisites-build prerequisites-test prerequisites-bench prerequisites-lint prerequisites-package
 
 PG_CONFIG ?= pg_config
 DESTDIR ?=
@@ -70,7 +70,8 @@ lint: prerequisites-lint ## Check formatting, clippy and the shell scripts
 	@if [ "$$(grep -c '"version": "$(VERSION)"' META.json)" -ne 2 ]; then \
 		echo 'META.json and Cargo.toml disagree about the version' >&2; exit 1; fi
 
-bench: prerequisites-test install ## Compare verifying with its alternatives on a throwaway server
+bench: prerequisites-bench install ## Compare verifying with its alternatives on a throwaway server
+	cd tests/e2e && npm ci --no-progress
 	node tests/bench/bench.mjs
 
 package: prerequisites-package build ## Make dist/: a tar.gz of the installed tree, and the source as a PGXN zip
@@ -89,6 +90,9 @@ prerequisites-build:
 
 prerequisites-test:
 	@tests/prerequisites build test
+
+prerequisites-bench:
+	@tests/prerequisites build test bench
 
 prerequisites-lint:
 	@tests/prerequisites build lint

@@ -93,6 +93,10 @@ $$PostgREST's db-pre-request: makes the request act as its API key.
 Takes the key from the header X-API-Key (api_key.header_names), and verifies it with the client's address if proxies are trusted (api_key.trusted_proxies). Then current_key_id and the like answer, the role is authenticated (api_key.authenticated_role) or the key's own, request.jwt.claims has sub, role, tenant_id, scopes, tier and key_id, and request.headers has the key no more, all until the end of the transaction. Without a key the request goes on as it came, unless api_key.require_key is on. Rate limits that are defined per key, user, tenant, tier or client are applied.
 Errors: PGRST with the HTTP status: 401 no good key, 400 several keys, 403 address not allowed, 429 too many requests or wrong secrets, 503 no room to hash.$$;
 
+CREATE FUNCTION api_key_internal.is_key_role(p_role text) RETURNS boolean
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_key_role_wrapper';
+COMMENT ON FUNCTION api_key_internal.is_key_role IS 'Whether api_key.key_roles has a role; NULL for NULL.';
+
 CREATE FUNCTION api_key.set_api_key_role(p_key_id uuid, p_role name)
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
@@ -101,9 +105,7 @@ AS $$
 DECLARE
     v_key api_key_internal.keys := api_key_internal.locked_key(p_key_id, api_key_internal.caller());
 BEGIN
-    IF p_role IS NOT NULL AND p_role::text <> ALL (
-        regexp_split_to_array(current_setting('api_key.key_roles'), '\s*,\s*'))
-    THEN
+    IF NOT api_key_internal.is_key_role(p_role::text) THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_role',
             DETAIL = format('The role %I is not in api_key.key_roles.', p_role),
             HINT = 'Pass one that is, or NULL for the usual one; a superuser can add it with ALTER DATABASE ... SET api_key.key_roles.';

@@ -66,7 +66,7 @@ BEGIN
             DETAIL = 'It begins with neither / nor %, or ends with the escape character.',
             HINT = 'Pass a pattern as of LIKE, such as /rpc/start or /rpc/%.';
     END IF;
-    IF p_per = 'client' AND current_setting('api_key.trusted_proxies') = '0' THEN
+    IF p_per = 'client' AND coalesce(current_setting('api_key.trusted_proxies', true), '0') = '0' THEN
         RAISE NOTICE USING MESSAGE = 'all clients share this limit while api_key.trusted_proxies is 0',
             DETAIL = 'PostgREST does not tell the address of its client; a proxy in front of it does, in X-Forwarded-For.',
             HINT = 'ALTER DATABASE ... SET api_key.trusted_proxies = 1;';

@@ -82,6 +82,13 @@ BEGIN
         array_to_string(v_authenticated, ', '), p_authenticated, p_service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I',
         array_to_string(v_service, ', '), p_service);
+    IF p_authenticated <> coalesce(current_setting('api_key.authenticated_role', true), 'authenticated') THEN
+        RAISE NOTICE USING
+            MESSAGE = format('requests with a key do not run as %I', p_authenticated),
+            DETAIL = 'authenticate_request makes them run as the role in api_key.authenticated_role.',
+            HINT = format('ALTER DATABASE %I SET api_key.authenticated_role = %L;',
+                          current_database(), p_authenticated);
+    END IF;
     EXECUTE format('GRANT SELECT ON api_key.audit_log, api_key.stats, api_key.legacy_hash_progress, api_key.rate_limits TO %I', p_service);
 END
 $$;

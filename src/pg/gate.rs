@@ -87,11 +87,16 @@ fn verified(text: &str, requester: &mut Requester) -> Result<(String, pg_sys::Da
 fn role(key: &ProvenKey) -> Result<String, Refusal> {
     match key.row.text(Column::Role) {
         None => Ok(settings::authenticated_role()),
-        Some(role) => settings::key_roles()
-            .into_iter()
-            .find(|allowed| allowed.as_bytes() == role)
+        Some(role) => Some(String::from_utf8_lossy(role).into_owned())
+            .filter(|role| is_key_role(role))
             .ok_or_else(Refusal::role_not_allowed),
     }
+}
+
+/// Whether keys may be given this role.
+#[pg_extern(sql = false)]
+fn is_key_role(role: &str) -> bool {
+    settings::key_roles().iter().any(|allowed| allowed == role)
 }
 
 /// A setting of PostgREST's, in the encoding of the database; empty if it is not set.

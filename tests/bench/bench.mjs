@@ -2,7 +2,7 @@
 // judge: it fails only if something did not work, such as a wrong answer.
 //
 //   node tests/bench/bench.mjs [--rounds 5] [--seconds 5] [--clients 4] [--keys 100000]
-//     [--wal-seconds 60] [--only hot-path,first,attack,legacy,wal,disk,scale] [--full]
+//     [--wal-seconds 60] [--only hot-path,first,attack,legacy,gate,wal,disk,scale] [--full]
 //     [--set name=value ...]
 //   make bench BENCH_OPTIONS='--full'
 //
@@ -14,6 +14,7 @@ import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import { disk } from './disk.mjs'
 import { firstVerify } from './first_verify.mjs'
+import { gate } from './gate.mjs'
 import { hotPath } from './hot_path.mjs'
 import { legacy } from './legacy.mjs'
 import { Report, say } from './measure.mjs'
@@ -23,7 +24,7 @@ import { underAttack } from './under_attack.mjs'
 import { wal } from './wal.mjs'
 
 const BENCHES = {
-  'hot-path': hotPath, first: firstVerify, attack: underAttack, legacy, wal, disk, scale,
+  'hot-path': hotPath, first: firstVerify, attack: underAttack, legacy, gate, wal, disk, scale,
 }
 
 const SETTINGS = {

@@ -36,7 +36,7 @@ function start(program, args, { env = {}, input } = {}) {
   return { child, output }
 }
 
-const run = (...args) => start(...args).output
+export const run = (...args) => start(...args).output
 
 /** @typedef {{ database: string, query: string, params: string, expect?: string,
  *    clients?: number, seconds?: number, once?: boolean, rate?: number, seed?: number }} Load */
@@ -57,6 +57,9 @@ export class Server {
   #env = {}
   #bindir
   #databases = []
+
+  get host() { return this.#env.PGHOST }
+  get port() { return this.#env.PGPORT }
 
   /** Forgets the memo, and what is in shared buffers. */
   async restart() {
