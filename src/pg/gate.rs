@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::array;
 use super::call::sql_function;
 use super::error::Error;
 use super::identity::{self, Identity};
@@ -67,8 +68,8 @@ fn admitted() -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The role of a key, and what `verify_api_key` says of it.
-fn verified(text: &str, requester: &mut Requester) -> Result<(String, pg_sys::Datum), Refusal> {
+/// The role of a key, and what `verify_api_key` says of it: a jsonb without its length.
+fn verified(text: &str, requester: &mut Requester) -> Result<(String, Vec<u8>), Refusal> {
     let answer = verify::answer(Question {
         text: Some(text.as_bytes()),
         client_ip: requester.client.and_then(inet),
@@ -77,7 +78,9 @@ fn verified(text: &str, requester: &mut Requester) -> Result<(String, pg_sys::Da
     match &answer.key {
         Some(key) if answer.code == Code::Valid => {
             requester.read_key(key);
-            Ok((role(key)?, answer.object()))
+            // SAFETY: a jsonb, which is a varlena.
+            let object = unsafe { array::text_bytes(answer.object()) };
+            Ok((role(key)?, object.to_vec()))
         }
         _ => Err(Refusal::of(answer.code, settings::failure_rate())),
     }
@@ -239,25 +242,13 @@ impl Requester {
         claims.to_string()
     }
 
-    fn identity(self, api_key: Option<pg_sys::Datum>) -> Identity {
-        let scopes_datum = self.scopes.clone().into_datum();
-        // SAFETY: a jsonb and a text[], both varlenas, copied to where they live as long as the
-        // identity.
-        let kept = |datum: Option<pg_sys::Datum>| unsafe {
-            let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
-            let kept = datum.map(|datum| {
-                pg_sys::Datum::from(pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr()))
-            });
-            pg_sys::MemoryContextSwitchTo(before);
-            kept
-        };
+    fn identity(self, api_key: Option<Vec<u8>>) -> Identity {
         Identity {
             key_id: self.key_id,
             user_id: self.user_id,
             tenant_id: self.tenant_id,
-            scopes_datum: kept(scopes_datum),
-            api_key: kept(api_key),
-            scopes: self.scopes.into_iter().map(String::into_bytes).collect(),
+            scopes: self.scopes,
+            api_key,
         }
     }
 

@@ -1,10 +1,11 @@
 //! Who the current transaction acts as. It is kept in this process's memory, where no SQL reaches:
 //! set by a key that was verified (src/pg/gate.rs), gone with the transaction or the
 //! subtransaction that set it.
+//!
+//! What functions return is a copy: a procedure keeps its arguments beyond a COMMIT of its own.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -21,7 +22,7 @@ sql_function!(current_tenant_id, pg_finfo_current_tenant_id, tenant_id);
 sql_function!(current_scopes, pg_finfo_current_scopes, scopes);
 sql_function!(has_scope, pg_finfo_has_scope, is_granted);
 
-/// Who acts. Datums live in `TopTransactionContext`.
+/// Who acts.
 pub struct Identity {
     /// The key; none for the bearer of a token.
     pub key_id: Option<Uuid>,
@@ -30,28 +31,16 @@ pub struct Identity {
     /// Its tenant.
     pub tenant_id: Option<Uuid>,
     /// What it may do.
-    pub scopes: Vec<Vec<u8>>,
-    /// `scopes` as a text[].
-    pub scopes_datum: Option<pg_sys::Datum>,
-    /// What `verify_api_key` has answered, a jsonb.
-    pub api_key: Option<pg_sys::Datum>,
-}
-
-/// What policies read for each row: one pointer. It points into `HELD`, null if that is empty.
-static CURRENT: AtomicPtr<Identity> = AtomicPtr::new(std::ptr::null_mut());
-
-/// The identities of a transaction. Only the last of `acting` counts; those before it come back
-/// when a subtransaction is rolled back. What was replaced stays until the transaction ends,
-/// because a running query may hold pointers into it.
-struct Held {
-    acting: Vec<(pg_sys::SubTransactionId, Box<Identity>)>,
-    #[allow(clippy::vec_box, reason = "what points to an identity must find it where it was")]
-    replaced: Vec<Box<Identity>>,
+    pub scopes: Vec<String>,
+    /// What `verify_api_key` has answered: a jsonb without its length.
+    pub api_key: Option<Vec<u8>>,
 }
 
 thread_local! {
-    static HELD: RefCell<Held> =
-        const { RefCell::new(Held { acting: Vec::new(), replaced: Vec::new() }) };
+    /// The identities of a transaction, each with the subtransaction that set it. The last one
+    /// counts; those before it come back when that subtransaction is rolled back.
+    static HELD: RefCell<Vec<(pg_sys::SubTransactionId, Identity)>> =
+        const { RefCell::new(Vec::new()) };
     static LISTENING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -65,28 +54,15 @@ pub fn set(identity: Identity) {
         }
         pg_sys::GetCurrentSubTransactionId()
     };
-    change(|held| {
-        if held.acting.last().is_some_and(|(of, _)| *of == subtransaction) {
-            held.replaced.extend(held.acting.pop().map(|(_, identity)| identity));
-        }
-        held.acting.push((subtransaction, Box::new(identity)));
-    });
-}
-
-/// The identity of the transaction.
-pub fn current() -> Option<&'static Identity> {
-    // SAFETY: points into `HELD`, where it stays until the transaction ends; nothing that is made
-    // of it is kept beyond.
-    unsafe { CURRENT.load(Ordering::Relaxed).as_ref() }
-}
-
-fn change(change: impl FnOnce(&mut Held)) {
     HELD.with_borrow_mut(|held| {
-        change(held);
-        let current =
-            held.acting.last_mut().map(|(_, identity)| std::ptr::from_mut(&mut **identity));
-        CURRENT.store(current.unwrap_or(std::ptr::null_mut()), Ordering::Relaxed);
+        held.pop_if(|(of, _)| *of == subtransaction);
+        held.push((subtransaction, identity));
     });
+}
+
+/// What is asked of the identity of the transaction, if there is one.
+fn current<R>(ask: impl FnOnce(&Identity) -> Option<R>) -> Option<R> {
+    HELD.with_borrow(|held| held.last().and_then(|(_, identity)| ask(identity)))
 }
 
 #[pg_guard]
@@ -97,10 +73,7 @@ unsafe extern "C-unwind" fn at_transaction(event: pg_sys::XactEvent::Type, _argu
     // Before a commit, deferred triggers and cursors that are held still run.
     let before = [XACT_EVENT_PRE_COMMIT, XACT_EVENT_PARALLEL_PRE_COMMIT, XACT_EVENT_PRE_PREPARE];
     if !before.contains(&event) {
-        change(|held| {
-            held.acting.clear();
-            held.replaced.clear();
-        });
+        HELD.with_borrow_mut(Vec::clear);
     }
 }
 
@@ -112,55 +85,75 @@ unsafe extern "C-unwind" fn at_subtransaction(
     _argument: *mut c_void,
 ) {
     use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
-    change(|held| {
-        if held.acting.last().is_none_or(|(of, _)| *of != subtransaction) {
+    HELD.with_borrow_mut(|held| {
+        if held.last().is_none_or(|(of, _)| *of != subtransaction) {
             return;
         }
         if event == SUBXACT_EVENT_ABORT_SUB {
-            held.replaced.extend(held.acting.pop().map(|(_, identity)| identity));
-        } else if event == SUBXACT_EVENT_COMMIT_SUB {
-            if let Some(before) = held.acting.len().checked_sub(2)
-                && held.acting[before].0 == parent
-            {
-                held.replaced.push(held.acting.remove(before).1);
-            }
-            if let Some((of, _)) = held.acting.last_mut() {
-                *of = parent;
-            }
+            held.pop();
+        } else if event == SUBXACT_EVENT_COMMIT_SUB
+            && let Some((_, identity)) = held.pop()
+        {
+            held.pop_if(|(of, _)| *of == parent);
+            held.push((parent, identity));
         }
     });
 }
 
-fn datum(uuid: Option<&'static Uuid>) -> Option<pg_sys::Datum> {
-    uuid.map(|uuid| pg_sys::Datum::from(uuid.as_bytes().as_ptr()))
+/// A uuid of the identity, copied once for each place in a statement that calls: policies call
+/// for each row.
+///
+/// # Safety
+/// `fcinfo` is of a running call, by an expression (not directly from C).
+unsafe fn uuid(
+    fcinfo: pg_sys::FunctionCallInfo,
+    ask: impl FnOnce(&Identity) -> Option<Uuid>,
+) -> Option<pg_sys::Datum> {
+    let uuid = current(ask)?.into_bytes();
+    // SAFETY: `fn_extra` is the function's own, null at first; its context lives as long as the
+    // expression. Another value gets a place of its own, as results with the old one may be in use.
+    unsafe {
+        let place = &mut (*(*fcinfo).flinfo).fn_extra;
+        if place.is_null() || *place.cast::<[u8; 16]>() != uuid {
+            *place = pg_sys::MemoryContextAlloc((*(*fcinfo).flinfo).fn_mcxt, uuid.len());
+            place.cast::<[u8; 16]>().write(uuid);
+        }
+        Some(pg_sys::Datum::from(*place))
+    }
 }
 
 unsafe fn api_key(_: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
-    current()?.api_key
+    // A jsonb is a varlena as a bytea is.
+    current(|identity| identity.api_key.as_deref().and_then(IntoDatum::into_datum))
 }
 
-unsafe fn key_id(_: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
-    datum(current()?.key_id.as_ref())
+unsafe fn key_id(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
+    // SAFETY: by the caller's promise.
+    unsafe { uuid(fcinfo, |identity| identity.key_id) }
 }
 
-unsafe fn user_id(_: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
-    datum(current()?.user_id.as_ref())
+unsafe fn user_id(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
+    // SAFETY: by the caller's promise.
+    unsafe { uuid(fcinfo, |identity| identity.user_id) }
 }
 
-unsafe fn tenant_id(_: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
-    datum(current()?.tenant_id.as_ref())
+unsafe fn tenant_id(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
+    // SAFETY: by the caller's promise.
+    unsafe { uuid(fcinfo, |identity| identity.tenant_id) }
 }
 
 unsafe fn scopes(_: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
-    current()?.scopes_datum
+    current(|identity| identity.scopes.clone().into_datum())
 }
 
 /// `has_scope(p_scope text)`: false without an identity, and for NULL.
 unsafe fn is_granted(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
     // SAFETY: sql/40_gate.sql declares one argument of this type.
     let required = unsafe { argument(fcinfo, 0).map(|datum| array::text_bytes(datum)) };
-    let granted = required.zip(current()).is_some_and(|(required, identity)| {
-        scope::grants(identity.scopes.iter().map(Vec::as_slice), required)
+    let granted = required.and_then(|required| {
+        current(|identity| {
+            Some(scope::grants(identity.scopes.iter().map(String::as_bytes), required))
+        })
     });
-    Some(pg_sys::Datum::from(granted))
+    Some(pg_sys::Datum::from(granted == Some(true)))
 }
