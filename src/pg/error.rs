@@ -17,6 +17,9 @@ pub enum Error {
     /// The operating system gave no memory to hash in.
     #[error("no memory for argon2")]
     Memory,
+    /// An answer that no jsonb holds.
+    #[error("the answer is too long")]
+    TooLong,
     /// The extension's tables are not there.
     #[error("the extension api_key is not installed in this database")]
     NotInstalled,
@@ -75,6 +78,11 @@ impl Error {
                 PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
                 "The operating system refused the work area of a hash.",
                 "Lower api_key.argon2_memory_kib, or give the server more memory.",
+            ),
+            Self::TooLong => (
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                "A jsonb object holds less than 256 MiB.",
+                "Require fewer scopes.",
             ),
             Self::NotInstalled => (
                 PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,

@@ -12,7 +12,6 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::array;
 use super::call::sql_function;
 use super::error::Error;
 use super::identity::{self, Identity};
@@ -31,7 +30,7 @@ sql_function!(admit_request, pg_finfo_admit_request, admit);
 unsafe fn admit(_: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
     admitted().err().map(|refusal| {
         let (message, detail) = refusal.message_and_detail();
-        jsonb::object(&[
+        jsonb::object(&mut [
             ("message", message.as_bytes().into()),
             ("detail", detail.as_bytes().into()),
         ])
@@ -78,9 +77,7 @@ fn verified(text: &str, requester: &mut Requester) -> Result<(String, Vec<u8>), 
     match &answer.key {
         Some(key) if answer.code == Code::Valid => {
             requester.read_key(key);
-            // SAFETY: a jsonb, which is a varlena.
-            let object = unsafe { array::text_bytes(answer.object()) };
-            Ok((role(key)?, object.to_vec()))
+            Ok((role(key)?, answer.object()))
         }
         _ => Err(Refusal::of(answer.code, settings::failure_rate())),
     }

@@ -253,15 +253,15 @@ unsafe fn check(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
     };
     let (standing, taken) = limit.take(subject, cost);
     let retry_after = match taken {
-        Ok(()) => Value::Integer(0),
-        Err(Some(wait)) => Value::Integer(seconds(wait).max(1)),
+        Ok(()) => jsonb::integer(0),
+        Err(Some(wait)) => jsonb::integer(seconds(wait).max(1)),
         Err(None) => Value::Null,
     };
-    Some(jsonb::object(&[
+    Some(jsonb::object(&mut [
         ("allowed", Value::Bool(taken.is_ok())),
-        ("limit", Value::Integer(limit.max_requests.into())),
-        ("remaining", Value::Integer(standing.rate.remaining(standing.arrival, standing.now))),
+        ("limit", jsonb::integer(limit.max_requests.into())),
+        ("remaining", jsonb::integer(standing.rate.remaining(standing.arrival, standing.now))),
         ("retry_after", retry_after),
-        ("reset", Value::Integer(seconds(standing.rate.reset(standing.arrival, standing.now)))),
+        ("reset", jsonb::integer(seconds(standing.rate.reset(standing.arrival, standing.now)))),
     ]))
 }

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::net::IpAddr;
 
-use pgrx::pg_sys;
+use pgrx::{IntoDatum, pg_sys};
 use uuid::Uuid;
 
 use super::admission::Room;
@@ -232,7 +232,12 @@ pub fn answer(question: Question<'_>) -> Answer<'_> {
 }
 
 fn verdict(row: &Row, question: &Question<'_>, now: i64) -> Code {
-    let granted: Vec<&[u8]> = scopes(row).into_iter().flatten().collect();
+    // Most callers require none.
+    let granted: Vec<&[u8]> = if question.required_scopes.is_empty() {
+        Vec::new()
+    } else {
+        scopes(row).into_iter().flatten().collect()
+    };
     decide(
         KeyState {
             revoked: row.datum(Column::RevokedAt).is_some(),
@@ -303,12 +308,12 @@ unsafe fn verify(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
             resource_id: argument(fcinfo, 3).map(|datum| array::text_bytes(datum)),
         }
     };
-    Some(answer(question).object())
+    answer(question).object().into_datum()
 }
 
 impl Answer<'_> {
-    /// The answer as `verify_api_key` gives it, a jsonb.
-    pub fn object(&self) -> pg_sys::Datum {
+    /// The answer as `verify_api_key` gives it: a jsonb without its length.
+    pub fn object(&self) -> Vec<u8> {
         let Answer { code, key, question } = self;
         let code = *code;
         match (code, key) {
@@ -316,7 +321,7 @@ impl Answer<'_> {
                 let grace = row.timestamp(Column::GraceExpiresAt).filter(|_| *by_previous_secret);
                 // The version of the secret that was presented.
                 let secret_version = row.secret_version() - i64::from(*by_previous_secret);
-                jsonb::object(&[
+                jsonb::inner(&mut [
                     ("valid", Value::Bool(true)),
                     ("code", code.as_str().into()),
                     ("key_id", Value::Uuid(*key_id)),
@@ -328,20 +333,20 @@ impl Answer<'_> {
                     ("kind", row.text(Column::Kind).into()),
                     ("scopes", Value::Texts(&scopes(row))),
                     ("resource_id", row.text(Column::ResourceId).into()),
-                    ("metadata", row.datum(Column::Metadata).map_or(Value::Null, Value::Jsonb)),
+                    ("metadata", metadata(row)),
                     ("expires_at", timestamp(row.timestamp(Column::ExpiresAt))),
-                    ("secret_version", Value::Integer(secret_version)),
+                    ("secret_version", jsonb::integer(secret_version)),
                     ("grace_expires_at", timestamp(grace)),
                 ])
             }
-            (Code::InsufficientScope, Some(key)) => jsonb::object(&[
+            (Code::InsufficientScope, Some(key)) => jsonb::inner(&mut [
                 ("valid", Value::Bool(false)),
                 ("code", code.as_str().into()),
                 ("message", code.message().into()),
                 ("required_scopes", Value::Texts(&question.required_scopes)),
                 ("granted_scopes", Value::Texts(&scopes(&key.row))),
             ]),
-            _ => jsonb::object(&[
+            _ => jsonb::inner(&mut [
                 ("valid", Value::Bool(false)),
                 ("code", code.as_str().into()),
                 ("message", code.message().into()),
@@ -360,7 +365,13 @@ unsafe fn verify_hash(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum>
             let key_id = *key_id;
             let user_id = row.uuid(Column::UserId);
             let tier = row.text(Column::Tier);
-            jsonb::object(&[
+            let data = jsonb::inner(&mut [
+                ("user_id", user_id.into()),
+                ("key_id", key_id.into()),
+                ("tier", tier.into()),
+                ("environment", row.text(Column::Environment).into()),
+            ]);
+            jsonb::object(&mut [
                 ("success", Value::Bool(true)),
                 ("valid", Value::Bool(true)),
                 ("code", code.as_str().into()),
@@ -369,18 +380,10 @@ unsafe fn verify_hash(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum>
                 ("user_id", user_id.into()),
                 ("name", row.text(Column::Name).into()),
                 ("tier", tier.into()),
-                (
-                    "data",
-                    Value::Object(&[
-                        ("user_id", user_id.into()),
-                        ("key_id", key_id.into()),
-                        ("tier", tier.into()),
-                        ("environment", row.text(Column::Environment).into()),
-                    ]),
-                ),
+                ("data", Value::Object(&data)),
             ])
         }
-        _ => jsonb::object(&[
+        _ => jsonb::object(&mut [
             ("success", Value::Bool(false)),
             ("valid", Value::Bool(false)),
             ("code", code.as_str().into()),
@@ -397,7 +400,7 @@ unsafe fn possession(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> 
         (argument(fcinfo, 0).map(|datum| array::text_bytes(datum)), pg_sys::GetCurrentTimestamp())
     };
     Some(match shared::with(|state| prove(state, text.unwrap_or_default(), now)) {
-        Ok(key) => jsonb::object(&[
+        Ok(key) => jsonb::object(&mut [
             ("code", Code::Valid.as_str().into()),
             ("key_id", key.key_id.into()),
             ("by_previous_secret", Value::Bool(key.by_previous_secret)),
@@ -406,11 +409,17 @@ unsafe fn possession(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> 
             shared::with(|state| {
                 recording::refused(state, code, key_id, wrong_secret, now, None);
             });
-            jsonb::object(&[("code", code.as_str().into())])
+            jsonb::object(&mut [("code", code.as_str().into())])
         }
     })
 }
 
 fn timestamp<'a>(timestamp: Option<pg_sys::TimestampTz>) -> Value<'a> {
-    timestamp.map_or(Value::Null, Value::Timestamp)
+    timestamp.map_or(Value::Null, jsonb::timestamp)
+}
+
+fn metadata(row: &Row) -> Value<'_> {
+    // SAFETY: the column is a jsonb that a constraint has be an object, in the row's slot or
+    // detoasted beside it.
+    row.datum(Column::Metadata).map_or(Value::Null, |datum| unsafe { jsonb::stored(datum) })
 }

@@ -16,6 +16,19 @@ SELECT api_key.verify_api_key(:'key', '{articles:read,users:write}', '192.0.2.9'
 SELECT :'answer'::jsonb - '{key_id,expires_at}'::text[] AS answer;
 SELECT :'answer'::jsonb ->> 'key_id' = :'key_id' AS key_id,
        (:'answer'::jsonb ->> 'expires_at')::timestamptz = '2999-01-01 00:00Z' AS expires_at;
+-- The jsonb is the very one that PostgreSQL makes of its text, in which each name is found.
+SELECT api_key.issue_api_key(p_name => 'Zoë "x"', p_metadata => '{"a": [1, {"b": null}], "c": -1.50, "d": {}}', p_user_id => :ada,
+    p_scopes => ARRAY(SELECT 'resource' || n || ':read' FROM generate_series(1, 100) AS n), p_not_before => '2001-01-01Z') ->> 'api_key' AS wide \gset
+CREATE TEMP TABLE answers AS SELECT what, answer, answer::text::jsonb AS again
+FROM (VALUES ('all fields', api_key.verify_api_key(:'key', '{users:write}', '192.0.2.9', 'site-1')),
+             ('wide', api_key.verify_api_key(:'wide')),
+             ('hash', api_key.verify_api_key_hash(:'wide')),
+             ('scopes', api_key.verify_api_key(:'wide', ARRAY[NULL] || ARRAY(SELECT 'a:' || n FROM generate_series(1, 100) AS n))),
+             ('malformed', api_key.verify_api_key(''))) AS a (what, answer);
+SELECT what, answer = again AS equal, pg_column_size(answer) = pg_column_size(again) AS as_long,
+       jsonb_hash(answer) = jsonb_hash(again) AS same_hash,
+       (SELECT bool_and(answer -> name = again -> name) FROM jsonb_object_keys(again) AS name) AS found
+FROM answers;
 -- A key with nothing but the defaults.
 SELECT api_key.issue_api_key(p_name => 'plain') AS issued \gset plain_
 SELECT :'plain_issued'::jsonb ->> 'api_key' AS plain, :'plain_issued'::jsonb ->> 'key_id' AS plain_id \gset
