@@ -52,7 +52,7 @@ impl<'a> PresentedKey<'a> {
         let (key_id, rest) = tail.split_at(ID_DIGITS);
         let (secret, checksum) = rest.split_at(SECRET_DIGITS);
         let covered = &text[..text.len() - CHECKSUM_DIGITS];
-        if base62::encode::<CHECKSUM_DIGITS>(crc32fast::hash(covered).into()) != checksum {
+        if base62::decode(checksum) != Some(crc32fast::hash(covered).into()) {
             return Err(Malformed);
         }
         Ok(Self {
