@@ -280,6 +280,9 @@ struct Taken {
     upgrades: Vec<(KeyRef, Upgrade)>,
 }
 
+/// Ids of keys, uses, failures, times and addresses of the last use.
+type UsageColumns = (Vec<pgrx::Uuid>, Vec<i64>, Vec<i64>, Vec<Option<i64>>, Vec<Option<String>>);
+
 fn take(state: &State, database: u32) -> Taken {
     Taken {
         usage: state.usage.each(|t| t.take(|key, _| key.database == database)).concat(),
@@ -309,6 +312,29 @@ impl Taken {
             super::recording::add_refusals(state, *kind, refusals);
         }
         // A better hash is not put back: the next verify that misses the memo makes it again.
+    }
+
+    /// The arguments of `write_usage`.
+    fn usage_columns(&self) -> UsageColumns {
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let usage = self.usage.iter();
+        (
+            usage.clone().map(|(key, _)| pgrx::Uuid::from_bytes(key.key_id.into_bytes())).collect(),
+            usage.clone().map(|(_, usage)| count(usage.uses)).collect(),
+            usage.clone().map(|(_, usage)| count(usage.failures)).collect(),
+            usage.clone().map(|(_, usage)| usage.last_used_at).collect(),
+            usage.map(|(_, usage)| usage.last_used_ip.map(|ip| ip.to_string())).collect(),
+        )
+    }
+
+    /// What there is besides use counts.
+    fn others(&self) -> Option<Self> {
+        let others = Self {
+            usage: Vec::new(),
+            refusals: self.refusals.clone(),
+            upgrades: self.upgrades.clone(),
+        };
+        (!others.refusals.is_empty() || !others.upgrades.is_empty()).then_some(others)
     }
 
     /// As `write_pending` reads it.
@@ -343,10 +369,11 @@ impl Taken {
 /// Writes the last batch in hand in a transaction of its own; false if there is none. An error is
 /// kept for `api_key.stats` and ends the worker, which puts back what is in hand.
 fn write(state: &State) -> bool {
-    let Some(json) = IN_HAND.with_borrow(|batches| batches.last().map(Taken::to_json)) else {
+    let batch = IN_HAND
+        .with_borrow(|batches| batches.last().map(|taken| (taken.usage_columns(), taken.others())));
+    let Some((usage, others)) = batch else {
         return false;
     };
-    let json = json.unwrap_or_default();
     let state = AssertUnwindSafe(state);
     PgTryBuilder::new(|| {
         BackgroundWorker::transaction(|| {
@@ -361,12 +388,19 @@ fn write(state: &State) -> bool {
                 // Dropped since: nobody misses these counts.
                 return;
             }
-            let written = Spi::run_with_args(
-                "SELECT api_key_internal.write_pending($1)",
-                &[pgrx::JsonB(json).into()],
-            );
+            let written = others.map_or(Ok(()), |others| {
+                let json = pgrx::JsonB(others.to_json().unwrap_or_default());
+                Spi::run_with_args("SELECT api_key_internal.write_pending($1)", &[json.into()])
+            });
+            let (ids, uses, failures, times, addresses) = usage;
+            let written = written.and_then(|()| {
+                Spi::run_with_args(
+                    "SELECT api_key_internal.write_usage($1, $2, $3, $4, $5)",
+                    &[ids.into(), uses.into(), failures.into(), times.into(), addresses.into()],
+                )
+            });
             if written.is_err() {
-                error!("api_key_internal.write_pending cannot be called");
+                error!("the functions of api_key_internal that write cannot be called");
             }
         });
     })

@@ -158,7 +158,8 @@ FROM unnest(ARRAY[
     'api_key_internal.subject(api_key_internal.caller,uuid)',
     'api_key_internal.use_root_key()',
     'api_key_internal.wrap_hash(text)',
-    'api_key_internal.write_pending(jsonb)']) AS function;
+    'api_key_internal.write_pending(jsonb)',
+    'api_key_internal.write_usage(uuid[],bigint[],bigint[],bigint[],text[])']) AS function;
 
 CREATE ROLE regress_nobody;
 CREATE TEMP TABLE callers (caller text, role name, claims text);
