@@ -60,7 +60,7 @@ pub fn add_usage(state: &State, key: KeyRef, usage: &Usage) {
         state.count(Counter::UsageDropped);
     }
     if nearly_full {
-        super::worker::wake(state);
+        super::worker::make_room(state);
     }
 }
 

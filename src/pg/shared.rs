@@ -6,7 +6,7 @@
 use std::cell::OnceCell;
 use std::ffi::CStr;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -89,6 +89,8 @@ pub const EVERY_DATABASE: u32 = u32::MAX;
 pub struct WorkerState {
     /// The launcher's latch; null when it does not run.
     pub latch: AtomicPtr<pg_sys::Latch>,
+    /// Somebody found little room left since the launcher last looked.
+    pub needs_room: AtomicBool,
     /// Flushes asked for, and those of them that are done.
     pub requested: AtomicU64,
     /// See `requested`.

@@ -57,7 +57,7 @@ pub fn offer(
         return true;
     }
     if full {
-        super::worker::wake(state);
+        super::worker::make_room(state);
         return false;
     }
     let Ok(better) = hash_secret(secret) else {

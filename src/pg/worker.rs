@@ -62,6 +62,15 @@ pub fn wake(state: &State) {
     }
 }
 
+/// Has the launcher look now, as there is little room left. It is woken by the first to find so
+/// since it looked last: thousands may, before a flush is done.
+pub fn make_room(state: &State) {
+    let needs_room = &state.worker().needs_room;
+    if !needs_room.load(Ordering::Relaxed) && !needs_room.swap(true, Ordering::AcqRel) {
+        wake(state);
+    }
+}
+
 /// The launcher.
 #[unsafe(no_mangle)]
 #[pg_guard]
@@ -78,11 +87,15 @@ pub extern "C-unwind" fn api_key_launcher_main(_argument: pg_sys::Datum) {
                 // SAFETY: as PostgreSQL's own workers do between two tasks.
                 unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
             }
+            worker.needs_room.store(false, Ordering::Release);
             let requested = worker.requested.load(Ordering::Acquire);
             let asked = requested != worker.done.load(Ordering::Acquire);
-            launcher.round(asked);
+            let flushed = launcher.round(asked);
             worker.done.store(requested, Ordering::Release);
-            if worker.requested.load(Ordering::Acquire) == requested {
+            // Waiting for a worker's end has taken in what has woken the launcher meanwhile. A
+            // round that made no room is not repeated at once.
+            let again = flushed && worker.needs_room.load(Ordering::Acquire);
+            if worker.requested.load(Ordering::Acquire) == requested && !again {
                 launcher.wait(super::settings::flush_interval());
             }
         }
@@ -107,8 +120,9 @@ struct Launcher<'a> {
 
 impl Launcher<'_> {
     /// Flushes each database that has something. One that failed is left alone for an interval,
-    /// unless somebody has `asked`.
-    fn round(&mut self, asked: bool) {
+    /// unless somebody has `asked`. Whether any was flushed.
+    fn round(&mut self, asked: bool) -> bool {
+        let mut flushed = false;
         let databases = self.databases();
         for place in &self.state.worker().failing {
             place.store(0, Ordering::Relaxed);
@@ -125,10 +139,11 @@ impl Launcher<'_> {
             }
             self.stop |= BackgroundWorker::sigterm_received();
             if self.stop {
-                return;
+                break;
             }
-            self.flush(database);
+            flushed |= self.flush(database);
         }
+        flushed
     }
 
     /// The databases for which something is kept.
@@ -140,8 +155,8 @@ impl Launcher<'_> {
         found
     }
 
-    /// Starts a worker for a database and waits for its end.
-    fn flush(&mut self, database: u32) {
+    /// Starts a worker for a database and waits for its end. Whether it wrote everything.
+    fn flush(&mut self, database: u32) -> bool {
         let outcome = &self.state.worker().outcome;
         outcome.store(NOT_CONNECTED, Ordering::Release);
         let started = BackgroundWorkerBuilder::new("api_key worker")
@@ -156,12 +171,12 @@ impl Launcher<'_> {
         let Ok(worker) = started else {
             self.state.keep_error("no free background worker: raise max_worker_processes", now());
             self.state.fails(EVERY_DATABASE);
-            return;
+            return false;
         };
         let begun = Instant::now();
         loop {
             match worker.pid() {
-                Err(BackgroundWorkerStatus::NotYetStarted) if self.stop => return,
+                Err(BackgroundWorkerStatus::NotYetStarted) if self.stop => return false,
                 Err(BackgroundWorkerStatus::NotYetStarted) | Ok(_) => {}
                 Err(_) => break,
             }
@@ -176,8 +191,12 @@ impl Launcher<'_> {
         match outcome.load(Ordering::Acquire) {
             DONE => {
                 self.failing.remove(&database);
+                true
             }
-            outcome => self.failed(database, outcome == NOT_CONNECTED),
+            outcome => {
+                self.failed(database, outcome == NOT_CONNECTED);
+                false
+            }
         }
     }
 
