@@ -33,8 +33,6 @@ const SETTINGS = {
   shared_buffers: '1GB',
   max_wal_size: '16GB',
   checkpoint_timeout: '30min',
-  // Room for every key that is verified here.
-  'api_key.memo_entries': '262144', 'api_key.usage_entries': '262144',
 }
 
 function readOptions() {
