@@ -269,6 +269,8 @@ pub extern "C-unwind" fn api_key_worker_main(argument: pg_sys::Datum) {
         (c"statement_timeout", c"0"),
         (c"lock_timeout", c"5s"),
         (c"synchronous_commit", c"off"),
+        // Pages that were not written since a checkpoint go to the WAL whole.
+        (c"wal_compression", c"on"),
     ] {
         // SAFETY: names and values are C strings that live for ever.
         unsafe {
