@@ -47,8 +47,9 @@ export class Server {
     const server = new Server()
     server.dir = mkdtempSync(join(tmpdir(), 'api_key-bench-'))
     process.on('exit', () => server.#destroy())
-    await Promise.all([server.#compile(),
-      run(CLUSTER, ['start', server.dir, ...Object.entries(settings).map((s) => s.join('='))])])
+    // What can fail before there is a server comes before.
+    await server.#compile()
+    await run(CLUSTER, ['start', server.dir, ...Object.entries(settings).map((s) => s.join('='))])
     for (const [, name, value] of (await run(CLUSTER, ['env', server.dir]))
       .matchAll(/^export (\w+)='?(.*?)'?$/gm)) server.#env[name] = value
     return server
