@@ -130,9 +130,10 @@ BEGIN
     IF NOT v_caller.administrator AND api_key.current_key_id() IS NOT NULL
         AND NOT api_key.has_scope('api_keys:manage')
     THEN
-        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'this API key may not manage keys',
-            DETAIL = 'The request was authenticated by a key without the scope api_keys:manage.',
-            HINT = 'Send the token of a user instead, or a key with that scope.';
+        -- PostgREST would answer 401 to a plain 42501 of a request without a token.
+        PERFORM api_key_internal.refuse('42501', 403, 'this API key may not manage keys',
+            'The request was authenticated by a key without the scope api_keys:manage.',
+            'Send the token of a user instead, or a key with that scope.');
     END IF;
     RETURN v_caller;
 END
