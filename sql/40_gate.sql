@@ -39,7 +39,11 @@ DECLARE
     v_challenge CONSTANT text := 'Bearer realm="api_key"';
     v_granted text[] := api_key.current_scopes();
 BEGIN
-    IF v_granted IS NULL THEN
+    IF p_scopes IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_scopes',
+            DETAIL = 'It is NULL.',
+            HINT = 'Pass the scopes that the key must have.';
+    ELSIF v_granted IS NULL THEN
         PERFORM api_key_internal.refuse('28000', 401, 'An API key is required.',
             'The request was not authenticated by a key.',
             'Send the key in the header X-API-Key.', 'KEY_REQUIRED',
@@ -60,7 +64,7 @@ $$Refuses the request unless its key has all of these scopes.
 
 In a function: PERFORM api_key.require_scope('articles:write');
 
-Errors: 42501 with required_scopes and granted_scopes in DETAIL (HTTP 403), 28000 without a key (HTTP 401).$$;
+Errors: 42501 with required_scopes and granted_scopes in DETAIL (HTTP 403), 28000 without a key (HTTP 401), 22023.$$;
 
 -- What authenticate_request acts upon. It reads the settings request.headers, request.method and
 -- request.path, so that a caller can only be who it has the key of. In Rust (src/pg/gate.rs).

@@ -40,6 +40,10 @@ unsafe fn admit(_: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
 fn admitted() -> Result<(), Refusal> {
     let headers = setting(c"request.headers");
     let headers = Headers::parse(&headers);
+    // Once through the gate, the key is in the headers no more: it is still who acts.
+    if identity::is_set() && headers.keys().next().is_none() {
+        return Ok(());
+    }
     let mut limits = Limits::of(&setting(c"request.method"), &setting(c"request.path"));
     let mut requester = Requester { client: headers.client_address(), ..Requester::default() };
     // Before the key is looked at, so that guessing is limited too.
@@ -144,17 +148,26 @@ impl<'a> Headers<'a> {
         Self(serde_json::from_str(json).unwrap_or_else(|_| Error::RequestHeaders.raise()))
     }
 
-    fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+    fn values(&self, name: impl AsRef<str>) -> impl Iterator<Item = &str> {
         self.0
             .iter()
-            .filter(move |(Text(other), _)| other.eq_ignore_ascii_case(name))
+            .filter(move |(Text(other), _)| other.eq_ignore_ascii_case(name.as_ref()))
             .map(|(_, Text(value))| value.as_ref())
+    }
+
+    /// The texts that may be keys. White space around a value is no part of it (RFC 9110, section
+    /// 5.5), but PostgREST leaves what follows.
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        let names = settings::header_names();
+        names
+            .into_iter()
+            .flat_map(|name| self.values(name))
+            .map(|text| text.trim_matches([' ', '\t']))
     }
 
     /// The text that may be a key.
     fn key(&self) -> Result<Option<&str>, Refusal> {
-        let names = settings::header_names();
-        let mut keys = names.iter().flat_map(|name| self.values(name));
+        let mut keys = self.keys();
         let first = keys.next();
         if keys.any(|other| Some(other) != first) {
             return Err(Refusal::several_keys());

@@ -60,6 +60,11 @@ pub fn set(identity: Identity) {
     });
 }
 
+/// Whether the transaction has an identity.
+pub fn is_set() -> bool {
+    current(|_| Some(())).is_some()
+}
+
 /// What is asked of the identity of the transaction, if there is one.
 fn current<R>(ask: impl FnOnce(&Identity) -> Option<R>) -> Option<R> {
     HELD.with_borrow(|held| held.last().and_then(|(_, identity)| ask(identity)))
