@@ -127,9 +127,7 @@ BEGIN
     END CASE;
     v_caller.tier := v_claims ->> 'tier';
     -- Or a key that leaks could make others that outlive its revocation.
-    IF NOT v_caller.administrator AND api_key.current_key_id() IS NOT NULL
-        AND NOT api_key.has_scope('api_keys:manage')
-    THEN
+    IF api_key.current_key_id() IS NOT NULL AND NOT api_key.has_scope('api_keys:manage') THEN
         -- PostgREST would answer 401 to a plain 42501 of a request without a token.
         PERFORM api_key_internal.refuse('42501', 403, 'this API key may not manage keys',
             'The request was authenticated by a key without the scope api_keys:manage.',

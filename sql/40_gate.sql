@@ -46,7 +46,7 @@ BEGIN
     ELSIF v_granted IS NULL THEN
         PERFORM api_key_internal.refuse('28000', 401, 'An API key is required.',
             'The request was not authenticated by a key.',
-            'Send the key in the header X-API-Key.', 'KEY_REQUIRED',
+            format('Send the key in the header %s.', current_setting('api_key.header_names')), 'KEY_REQUIRED',
             json_build_object('WWW-Authenticate', v_challenge));
     ELSIF EXISTS (SELECT FROM unnest(p_scopes) AS required WHERE NOT api_key.has_scope(required)) THEN
         PERFORM api_key_internal.refuse('42501', 403, 'This API key lacks a required scope.',

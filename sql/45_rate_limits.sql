@@ -30,16 +30,15 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_period bigint;
+    v_period numeric := extract(epoch FROM p_period) * 1000000;
 BEGIN
-    IF p_period BETWEEN interval '1 microsecond' AND interval '366 days' THEN
-        v_period := extract(epoch FROM p_period) * 1000000;
-    END IF;
     IF p_name IS NULL OR p_name !~ '^[A-Za-z0-9_.-]{1,63}$' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_name',
             DETAIL = 'A rate limit is named by 1 to 63 of the characters A-Z a-z 0-9 _ . -',
             HINT = 'Call define_rate_limit with such a name.';
-    ELSIF p_limit IS NULL OR p_limit < 1 OR v_period IS NULL OR p_limit > v_period THEN
+    ELSIF p_limit IS NULL OR p_limit < 1 OR v_period IS NULL
+        OR v_period NOT BETWEEN p_limit AND 31622400000000
+    THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_limit or p_period',
             DETAIL = 'A limit is at least 1 request, in a period of up to 366 days, and at most one a microsecond.',
             HINT = 'Pass how many requests there may be in which period, such as 10 and ''1 minute''.';
@@ -83,7 +82,7 @@ $$;
 COMMENT ON FUNCTION api_key.define_rate_limit IS
 $$Defines a rate limit, or redefines it: p_limit requests in p_period, of which p_burst may come at once.
 
-p_burst: NULL for as many as p_limit. p_per: what authenticate_request counts requests by: key, user, tenant, tier or client (address); NULL: it does not, check_rate_limit does. p_tier, p_method, p_path: counts only requests of this tier, this method (GET ...), this path (a pattern as of LIKE, such as /rpc/%). The algorithm is GCRA: in any time t at most p_burst + t * p_limit / p_period get through. A change holds from the next statement on, and begins with the whole burst; the same definition again changes nothing. Counts are in shared memory: a restart forgets them, and a standby has its own.
+p_burst: NULL for as many as p_limit. p_per: what authenticate_request counts requests by: key, user, tenant, tier or client (address); NULL: it does not, check_rate_limit does. p_tier, p_method, p_path: counts only requests of this tier, this method (GET ...), this path (a pattern as of LIKE, such as /rpc/%). The algorithm is GCRA: in any time t at most p_burst + t * p_limit / p_period get through. A change holds from the next statement on; other numbers begin with the whole burst, the same ones go on counting. Counts are in shared memory: a restart forgets them, and a standby has its own.
 Errors: 22023.$$;
 
 CREATE FUNCTION api_key.remove_rate_limit(p_name text)

@@ -27,8 +27,9 @@ impl Rate {
     /// # Errors
     /// The time to wait.
     pub fn take(self, arrival: &mut i64, now: i64, cost: u32) -> Result<(), i64> {
-        let next =
-            (*arrival).max(now).saturating_add(self.interval.saturating_mul(i64::from(cost)));
+        let next = self.interval.checked_mul(i64::from(cost));
+        // More than can be counted is more than is allowed.
+        let next = next.and_then(|cost| (*arrival).max(now).checked_add(cost)).ok_or(i64::MAX)?;
         let wait = next.saturating_sub(now).saturating_sub(self.tolerance);
         if wait > 0 {
             return Err(wait);
@@ -96,6 +97,15 @@ mod tests {
         assert_eq!((rate.remaining(arrival, 1000), rate.reset(arrival, 1000)), (2, 18));
         assert_eq!((rate.remaining(arrival, 1007), rate.reset(arrival, 1007)), (3, 11));
         assert_eq!(rate.window(), 30);
+    }
+
+    #[test]
+    fn is_kept_however_wide_it_is() {
+        let rate = Rate::new(1, i64::MAX / 4, u32::MAX);
+        let mut arrival = 0;
+        assert_eq!(rate.take(&mut arrival, 1000, 3), Ok(()));
+        assert_eq!(rate.take(&mut arrival, 1000, 1), Err(i64::MAX));
+        assert_eq!(rate.take(&mut arrival, 1000, u32::MAX), Err(i64::MAX));
     }
 
     #[test]

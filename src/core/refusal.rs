@@ -18,7 +18,7 @@ pub struct Refusal {
     code: &'static str,
     message: &'static str,
     details: Option<String>,
-    hint: Option<&'static str>,
+    hint: Option<String>,
     headers: Vec<(&'static str, String)>,
 }
 
@@ -27,11 +27,11 @@ impl Refusal {
         Self { status, code, message, details: None, hint: None, headers: Vec::new() }
     }
 
-    /// A request without a key where one is required.
+    /// A request without a key where one is required, in one of these headers.
     #[must_use]
-    pub fn no_key() -> Self {
+    pub fn no_key(header_names: &str) -> Self {
         Self {
-            hint: Some("Send the key in the header X-API-Key."),
+            hint: Some(format!("Send the key in the header {header_names}.")),
             headers: vec![("WWW-Authenticate", CHALLENGE.to_owned())],
             ..Self::new(401, "KEY_REQUIRED", "An API key is required.")
         }
@@ -41,7 +41,7 @@ impl Refusal {
     #[must_use]
     pub fn several_keys() -> Self {
         Self {
-            hint: Some("Send one key, in one header."),
+            hint: Some("Send one key, in one header.".to_owned()),
             ..Self::new(400, "SEVERAL_KEYS", "The request has several API keys that differ.")
         }
     }
@@ -82,7 +82,8 @@ impl Refusal {
     pub fn role_not_allowed() -> Self {
         Self {
             hint: Some(
-                "Its issuer has to allow the role in api_key.key_roles, or give it another.",
+                "Its issuer has to allow the role in api_key.key_roles, or give it another."
+                    .to_owned(),
             ),
             ..Self::new(403, "ROLE_NOT_ALLOWED", "The role of this API key is not allowed.")
         }
@@ -93,7 +94,7 @@ impl Refusal {
     pub fn rate_limited(standing: Standing<'_>, wait: i64) -> Self {
         Self {
             details: Some(format!("The limit is \"{}\".", standing.name)),
-            hint: Some("Wait as long as the header Retry-After says."),
+            hint: Some("Wait as long as the header Retry-After says.".to_owned()),
             headers: standing.refusal(wait),
             ..Self::new(429, "RATE_LIMITED", "Too many requests.")
         }
@@ -217,7 +218,7 @@ mod tests {
 
     #[test]
     fn postgrest_finds_status_headers_and_body() {
-        let (message, detail) = Refusal::no_key().message_and_detail();
+        let (message, detail) = Refusal::no_key("X-API-Key").message_and_detail();
         let body: serde_json::Value = serde_json::from_str(&message).unwrap_or_default();
         assert_eq!(body["code"], "KEY_REQUIRED");
         assert_eq!(body["hint"], "Send the key in the header X-API-Key.");

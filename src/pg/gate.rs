@@ -44,14 +44,16 @@ fn admitted() -> Result<(), Refusal> {
     if identity::is_set() && headers.keys().next().is_none() {
         return Ok(());
     }
-    let mut limits = Limits::of(&setting(c"request.method"), &setting(c"request.path"));
+    let mut limits = Limits::of(&setting(c"request.method"), &path());
     let mut requester = Requester { client: headers.client_address(), ..Requester::default() };
     // Before the key is looked at, so that guessing is limited too.
     limits.take(|per| per == Per::Client, &requester)?;
 
     let key = match headers.key()? {
         Some(text) => Some(verified(text, &mut requester)?),
-        None if settings::require_key() => return Err(Refusal::no_key()),
+        None if settings::require_key() => {
+            return Err(Refusal::no_key(&settings::header_names().join(", ")));
+        }
         None => {
             requester.read_claims();
             None
@@ -114,6 +116,14 @@ fn setting(name: &CStr) -> String {
             CStr::from_ptr(value).to_string_lossy().into_owned()
         }
     }
+}
+
+/// The path of the request as PostgREST routes it: what it passes on is what the client wrote, be
+/// it percent-encoded or without the first slash.
+fn path() -> String {
+    let written = setting(c"request.path");
+    let path = percent_encoding::percent_decode_str(&written).decode_utf8_lossy();
+    if path.starts_with('/') { path.into_owned() } else { format!("/{path}") }
 }
 
 /// Sets a setting until the end of the transaction, as `set_config` does.
