@@ -1,0 +1,3 @@
+import { handler } from './handler.mjs'
+
+Deno.serve((request) => handler(request, Deno.env.toObject()))
