@@ -14,16 +14,22 @@ export function readSettings(env) {
     verifyUrl: `${env.POSTGREST_URL.replace(/\/+$/, '')}/rpc/verify_api_key`,
     requiredScopes: (env.REQUIRED_SCOPES ?? '').split(/[\s,]+/).filter(Boolean),
     resourceId: env.RESOURCE_ID || null,
-    trustedProxies: readNumber(env, 'TRUSTED_PROXIES', 0, /^\d+$/),
-    timeoutMs: readNumber(env, 'VERIFY_TIMEOUT_SECONDS', TIMEOUT_SECONDS) * 1000,
+    trustedProxies: readCount(env, 'TRUSTED_PROXIES'),
+    timeoutMs: readSeconds(env, 'VERIFY_TIMEOUT_SECONDS', TIMEOUT_SECONDS),
   }
 }
 
-/** A variable that is a number; anything else is an error, not a default. */
-export function readNumber(env, name, otherwise, form = /^\d+(\.\d+)?$/) {
-  const text = env[name] || String(otherwise)
-  if (!form.test(text)) throw new Error(`${name} is not a number: ${text}`)
+function readCount(env, name) {
+  const text = env[name] || '0'
+  if (!/^\d+$/.test(text)) throw new Error(`${name} is not a number: ${text}`)
   return Number(text)
+}
+
+/** A variable in seconds, as milliseconds. What no timer can wait for is an error. */
+export function readSeconds(env, name, otherwise) {
+  const milliseconds = Number(env[name] || otherwise) * 1000
+  if (milliseconds >= 1 && milliseconds < 2 ** 31) return milliseconds
+  throw new Error(`${name} is not a number of seconds: ${env[name]}`)
 }
 
 /**

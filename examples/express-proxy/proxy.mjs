@@ -3,7 +3,7 @@
 import http from 'node:http'
 import https from 'node:https'
 import express from 'express'
-import { clientAddress, readNumber, readSettings, refusal, verify } from '../verify.mjs'
+import { clientAddress, readSeconds, readSettings, refusal, verify } from '../verify.mjs'
 import { forwardedHeaders } from './headers.mjs'
 import { Relay } from './relay.mjs'
 
@@ -11,14 +11,15 @@ import { Relay } from './relay.mjs'
 export function createProxy(env) {
   const settings = readSettings(env)
   const upstream = readUpstream(env)
-  const recheckMs = readNumber(env, 'RECHECK_SECONDS', 30) * 1000
-  const timeout = readNumber(env, 'UPSTREAM_TIMEOUT_SECONDS', 30) * 1000
+  const recheckMs = readSeconds(env, 'RECHECK_SECONDS', 30)
+  const timeout = readSeconds(env, 'UPSTREAM_TIMEOUT_SECONDS', 30)
 
   async function authenticate(request, response, next) {
     const { headers, socket } = request
     const clientIp = clientAddress(headers['x-forwarded-for'], socket.remoteAddress, settings.trustedProxies)
     const ask = () => verify(headers['x-api-key'], clientIp, settings)
     const verdict = await ask()
+    if (response.destroyed) return // The client has left meanwhile.
     if (verdict.valid) {
       Object.assign(response.locals, { verdict, ask })
       next()

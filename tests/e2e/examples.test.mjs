@@ -2,19 +2,21 @@
 // real service behind it.
 
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import http from 'node:http'
 import net from 'node:net'
 import { after, describe, it } from 'node:test'
-import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { createProxy } from '../../examples/express-proxy/proxy.mjs'
 import edge, { handler } from '../../examples/edge-function/handler.mjs'
+import { createProxy } from '../../examples/express-proxy/proxy.mjs'
 import { clientAddress } from '../../examples/verify.mjs'
 import { call, codeOf, forged, issue, partsOf, stats, until, useCluster, value, withWrongSecret } from './harness.mjs'
 
 const EXAMPLES = new URL('../../examples/', import.meta.url)
+// Most promises here are that something ends. One that is broken must not hang the run.
+const GUARD = { timeout: 120_000 }
 const CHALLENGE = 'Bearer realm="api_key"'
 const SETTINGS = {
   'api_key.argon2_memory_kib': 64, 'api_key.argon2_iterations': 1, 'api_key.flush_interval': 3600,
@@ -30,8 +32,8 @@ async function setUp(fresh) {
   postgrest = await cluster.postgrest('app', { 'db-schemas': 'public, api_key' })
 }
 
-/** An HTTP server on a port of its own, until the tests around it end. Returns its URL. */
 const servers = new Set()
+/** An HTTP server on a port of its own, for as long as this file runs. Returns its URL. */
 async function serve(server) {
   servers.add(server)
   await once(server.listen(0, '127.0.0.1'), 'listening')
@@ -84,7 +86,7 @@ async function known(args) {
 }
 
 for (const [name, open] of Object.entries(DOORS)) {
-  describe(`what ${name} answers`, () => {
+  describe(`what ${name} answers`, GUARD, () => {
     useCluster(SETTINGS, setUp)
 
     it('asks for a key in X-API-Key, and takes none from elsewhere', async () => {
@@ -248,7 +250,7 @@ async function whileHashing(action) {
   await session.end()
 }
 
-describe('the edge function', () => {
+describe('the edge function', GUARD, () => {
   useCluster(SETTINGS, setUp)
 
   it('tells whom the key acts for, and what it may do', async () => {
@@ -287,7 +289,7 @@ describe('a client\'s address', () => {
   })
 })
 
-describe('the proxy', () => {
+describe('the proxy', GUARD, () => {
   const RECHECK = { RECHECK_SECONDS: '0.02' }
   const sockets = new Set()
   let service, proxy
@@ -422,6 +424,12 @@ describe('the proxy', () => {
     await assert.rejects(open({ UPSTREAM_URL: 'http://127.0.0.1/api/' }), /UPSTREAM_URL has a path/)
   })
 
+  it('starts with no interval that a timer cannot wait for', async () => {
+    for (const interval of ['0', '-1', 'never', 'Infinity', '3000000']) {
+      await assert.rejects(open({ RECHECK_SECONDS: interval }), /RECHECK_SECONDS is not a number of seconds/)
+    }
+  })
+
   it('passes each event on before there is another', async () => {
     const { api_key: key } = await issue(db)
     const { received, response, send, events } = await stream(key)
@@ -454,6 +462,35 @@ describe('the proxy', () => {
     upload.incoming.resume()
     upload.request.on('error', () => {}).destroy()
     assert.equal((await broken)[0].code, 'ECONNRESET')
+  })
+
+  it('asks nothing of the service for a client that left before the verdict', async () => {
+    const { api_key: key } = await known()
+    const other = await cluster.postgrest('app')
+    const server = createProxy(environment({
+      POSTGREST_URL: other.url, UPSTREAM_URL: `http://127.0.0.1:${service.address().port}` }))
+    const url = await serve(server)
+    const paths = []
+    const note = (incoming) => paths.push(incoming.url)
+    service.on('request', note)
+    const { memo_hits: before } = await stats(db)
+
+    other.process.kill('SIGSTOP')
+    const asked = once(server, 'request')
+    const request = http.request(url, { method: 'POST', path: '/left', agent: false, headers: { 'X-API-Key': key } })
+    request.flushHeaders()
+    const [, response] = await asked
+    const left = once(response, 'close')
+    request.on('error', () => {}).destroy()
+    await left
+    other.process.kill('SIGCONT')
+    await until('the verdict', async () => (await stats(db)).memo_hits > before)
+
+    const stayed = await reach(key, { url, path: '/stayed' })
+    stayed.response.end()
+    await stayed.answered
+    service.off('request', note)
+    assert.deepEqual(paths, ['/stayed'])
   })
 
   it('ends the client\'s connection when the service dies', async () => {
