@@ -83,7 +83,7 @@ package: prerequisites-package build ## Make dist/: a tar.gz of the installed tr
 	@ls -l dist
 
 clean: ## Remove what was built, but not .tools
-	rm -rf target dist tests/e2e/node_modules
+	rm -rf target dist tests/e2e/node_modules examples/express-proxy/node_modules
 
 prerequisites-build:
 	@tests/prerequisites build
