@@ -76,7 +76,9 @@ function reason(error) {
 export function refusal({ code, required_scopes, granted_scopes }) {
   switch (code) {
     case 'NO_KEY':
-      return refused(401, 'no_key', 'Send an API key in the header X-API-Key.', { 'WWW-Authenticate': CHALLENGE })
+      return refused(401, 'no_key', 'Send an API key in the header X-API-Key.', {
+        'WWW-Authenticate': CHALLENGE,
+      })
     case 'IP_NOT_ALLOWED':
       return refused(403, 'ip_not_allowed', 'This API key may not be used from this address.')
     case 'RESOURCE_MISMATCH':

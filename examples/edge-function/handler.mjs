@@ -12,8 +12,9 @@ export async function handler(request, env) {
 }
 
 function whoAmI({ user_id, tenant_id, scopes, expires_at, grace_expires_at }) {
-  // grace_expires_at is set when the key was rotated and this is its old secret.
-  return json(200, { user_id, tenant_id, scopes, expires_at: grace_expires_at ?? expires_at, rotated: grace_expires_at !== null })
+  // Set when the key was rotated and this is its old secret: then that is the end of it.
+  const rotated = grace_expires_at !== null
+  return json(200, { user_id, tenant_id, scopes, expires_at: rotated ? grace_expires_at : expires_at, rotated })
 }
 
 /** What Cloudflare Workers expect of a module. */
