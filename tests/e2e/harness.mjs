@@ -117,14 +117,14 @@ class Cluster {
     return standby
   }
 
-  /** A PgBouncer in transaction mode in front of this server: `connect(…, { port })` leads there. */
-  async pgbouncer(settings = {}) {
+  /** A PgBouncer in transaction mode in front of this server, logged in as `user`: `connect(…, { port })` leads there. */
+  async pgbouncer({ user = 'postgres', ...settings } = {}) {
     const { PGHOST: host, PGPORT: dbPort } = this.env
     const port = Number(dbPort) + 1 // Of a socket in this cluster's own folder.
     const file = join(this.dir, 'pgbouncer.ini')
     const lines = { listen_addr: '', listen_port: port, unix_socket_dir: host, auth_type: 'any',
       pool_mode: 'transaction', logfile: join(this.dir, 'pgbouncer.log'), ...settings }
-    writeFileSync(file, `[databases]\n* = host=${host} port=${dbPort} user=postgres\n[pgbouncer]\n${
+    writeFileSync(file, `[databases]\n* = host=${host} port=${dbPort} user=${user}\n[pgbouncer]\n${
       Object.entries(lines).map((line) => line.join(' = ')).join('\n')}\n`)
     const env = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` }
     const bouncer = spawn(...asServer('pgbouncer', ['--quiet', file]), { env, stdio: 'ignore' })
