@@ -151,6 +151,14 @@ describe('a rate limit', () => {
     assert.equal(await allowed(snapshot, 'seen', 10), 0)
   })
 
+  it('is kept however wide it is, or not defined', async () => {
+    const burst = 2_147_483_647
+    const refused = await define(db, 'wide', { p_limit: 1, p_period: '366 days', p_burst: burst }).then(() => false, ({ code }) => code)
+    if (refused) return assert.equal(refused, '22023')
+    assert.equal((await check(db, 'wide', 'x', burst)).allowed, true)
+    assert.equal((await check(db, 'wide', 'x', burst)).allowed, false)
+  })
+
   it('counts in READ ONLY transactions, and in those that roll back', async () => {
     await define(db, 'kept', { p_limit: 4 })
     for (const [begin, end] of [['BEGIN READ ONLY', 'COMMIT'], ['BEGIN', 'ROLLBACK'], ['BEGIN; SAVEPOINT s', 'ROLLBACK TO s; COMMIT'],
