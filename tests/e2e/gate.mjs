@@ -102,7 +102,7 @@ function ask(agent, method, url, headers, body) {
 export const REQUESTS = [
   ['GET', '/documents'], ['HEAD', '/documents'], ['POST', '/documents', { title: 'x' }],
   ['PATCH', '/documents?title=eq.x', { title: 'y' }], ['DELETE', '/documents?title=eq.x'],
-  ['GET', '/rpc/identity'], ['HEAD', '/rpc/identity'], ['POST', '/rpc/identity', {}],
+  ['GET', '/rpc/identity'], ['HEAD', '/rpc/identity'], ['POST', '/rpc/identity', {}], ['GET', '/'], ['GET', '/no_such_table'],
 ]
 
 /** Asserts that a request was let in. */

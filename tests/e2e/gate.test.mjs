@@ -345,6 +345,15 @@ describe('the gate', () => {
     assert.deepEqual(statuses, Array(7).fill(403))
   })
 
+  it('lets no key manage keys without it whose own role may do all, either', async () => {
+    const strong = await gate(cluster, 'strong', { 'api_key.key_roles': 'service_role' })
+    const { api_key: key, key_id: id } = await issue(strong)
+    await call(strong.db, 'set_api_key_role', { p_key_id: id, p_role: 'service_role' })
+    assert.equal((await identity(strong, { key })).role, 'service_role')
+    const answer = await strong.ask('POST', '/rpc/issue_api_key', { key, headers: { 'Content-Profile': 'api_key' }, body: { p_tier: 'pro' } })
+    assert.deepEqual([answer.status, answer.body.code], [403, '42501'])
+  })
+
   it('hides the key from the statements of the request, and leaves them the other headers', async () => {
     const { api_key: key } = await issue(open)
     const { secret } = partsOf(key)
