@@ -42,9 +42,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_limit or p_period',
             DETAIL = 'A limit is at least 1 request, in a period of up to 366 days, and at most one a microsecond.',
             HINT = 'Pass how many requests there may be in which period, such as 10 and ''1 minute''.';
-    ELSIF p_burst < 1 THEN
+    ELSIF p_burst < 1 OR p_burst * v_period / p_limit > 100 * 31622400000000 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_burst',
-            DETAIL = 'It is less than 1.',
+            DETAIL = 'It is less than 1, or takes more than a hundred years to come again.',
             HINT = 'Pass how many requests may come at once, or leave it out for as many as p_limit.';
     ELSIF p_per NOT IN ('key', 'user', 'tenant', 'tier', 'client') THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_per',
