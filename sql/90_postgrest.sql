@@ -20,7 +20,9 @@ DECLARE
         'api_key.current_tenant_id()',
         'api_key.current_scopes()',
         'api_key.has_scope(text)',
-        'api_key.require_scope(text[])'];
+        'api_key.require_scope(text[])',
+        'api_key.authorize(text, text, text)',
+        'api_key.require_authorization(text, text, text)'];
     v_authenticated regprocedure[] := ARRAY[
         'api_key.issue_api_key(uuid, text, text, text, text[], uuid, text, text, text, text, timestamptz, timestamptz, inet[], jsonb, text)',
         'api_key.list_api_keys(uuid, uuid, boolean)',
@@ -89,7 +91,7 @@ BEGIN
             HINT = format('ALTER DATABASE %I SET api_key.authenticated_role = %L;',
                           current_database(), p_authenticated);
     END IF;
-    EXECUTE format('GRANT SELECT ON api_key.audit_log, api_key.stats, api_key.legacy_hash_progress, api_key.rate_limits TO %I', p_service);
+    EXECUTE format('GRANT SELECT ON api_key.audit_log, api_key.stats, api_key.legacy_hash_progress, api_key.rate_limits, api_key.resources TO %I', p_service);
 END
 $$;
 COMMENT ON FUNCTION api_key.setup_postgrest IS

@@ -16,6 +16,7 @@ mod legacy;
 mod limits;
 mod pending;
 mod recording;
+mod resources;
 mod root_key;
 mod rows;
 mod settings;
@@ -44,6 +45,13 @@ extension_sql_file!("../../sql/30_legacy.sql", name = "legacy", requires = ["sta
 extension_sql_file!("../../sql/35_compat.sql", name = "compat", requires = ["legacy"]);
 extension_sql_file!("../../sql/40_gate.sql", name = "gate", requires = ["compat"]);
 extension_sql_file!("../../sql/45_rate_limits.sql", name = "rate_limits", requires = ["gate"]);
+extension_sql_file!(
+    "../../sql/48_row_security.sql",
+    name = "row_security",
+    requires = ["rate_limits"]
+);
+extension_sql_file!("../../sql/50_tenants.sql", name = "tenants", requires = ["row_security"]);
+extension_sql_file!("../../sql/55_resources.sql", name = "resources", requires = ["tenants"]);
 extension_sql_file!("../../sql/90_postgrest.sql", name = "postgrest", finalize);
 
 /// Called by PostgreSQL when it loads the library.

@@ -1,0 +1,304 @@
+-- What isolate_tenants and protect_resource have in common.
+
+-- The state before either came, in a table and not in comments: the text of a default is executed
+-- when it comes back, and the owner of a table may comment on it what he likes.
+CREATE TABLE api_key_internal.guarded_tables (
+    "table" regclass PRIMARY KEY,
+    was_enabled boolean NOT NULL,
+    was_forced boolean NOT NULL
+);
+COMMENT ON TABLE api_key_internal.guarded_tables IS 'Row security of tables as it was before isolate_tenants or protect_resource.';
+-- Without tables that are gone, whose numbers would mean others in another database.
+SELECT pg_catalog.pg_extension_config_dump(
+    'api_key_internal.guarded_tables', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
+
+CREATE FUNCTION api_key_internal.check_table(p_table regclass) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_kind "char" := (SELECT relkind FROM pg_class WHERE oid = p_table);
+    v_parent regclass := (SELECT inhparent FROM pg_inherits WHERE inhrelid = p_table ORDER BY inhseqno LIMIT 1);
+    v_detail text;
+    v_hint text := 'Name a table of your application.';
+BEGIN
+    IF v_kind = 'v' THEN
+        v_detail := 'It is a view.';
+        v_hint := 'Name the tables that it reads, and have it read with the rights of its caller: ALTER VIEW ... SET (security_invoker = true).';
+    ELSIF v_kind IS NULL OR v_kind NOT IN ('r', 'p') THEN
+        v_detail := 'It is no table with row security.';
+    ELSIF EXISTS (
+        SELECT FROM pg_class WHERE oid = p_table AND relnamespace::regnamespace::text IN (
+            'pg_catalog', 'information_schema', 'pg_toast', 'api_key_internal'))
+    THEN
+        v_detail := 'It belongs to the system or to the extension.';
+    ELSIF v_parent IS NOT NULL THEN
+        v_detail := format('It is a part of %s, through which its rows are reached without its own policies.', v_parent);
+        v_hint := format('Name %s: its parts are seen to as well.', v_parent);
+    END IF;
+    IF v_detail IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_table', DETAIL = v_detail,
+            HINT = v_hint;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.check_table IS 'Refuses (22023) what cannot have row security, or not by itself.';
+
+CREATE FUNCTION api_key_internal.check_column(
+    p_argument text, p_table regclass, p_column name, p_uuid boolean) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_column pg_attribute;
+BEGIN
+    SELECT * INTO v_column FROM pg_attribute
+    WHERE attrelid = p_table AND attname = p_column AND attnum > 0 AND NOT attisdropped;
+    IF NOT FOUND OR p_uuid AND (v_column.atttypid <> 'uuid'::regtype OR v_column.attgenerated <> '') THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid %s', p_argument),
+            DETAIL = CASE WHEN v_column.attnum IS NULL THEN format('%s has no such column.', p_table)
+                ELSE format('%s.%I is not a uuid that can be written.', p_table, p_column) END,
+            HINT = CASE WHEN p_uuid THEN 'Name a column of type uuid.' ELSE 'Name a column of the table.' END;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.check_column IS 'Refuses (22023) columns that are not there, or not of type uuid.';
+
+CREATE FUNCTION api_key_internal.parts(p_table regclass) RETURNS SETOF regclass
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE parts (part, depth) AS (
+        SELECT p_table::oid, 0
+        UNION
+        SELECT inhrelid, depth + 1 FROM pg_inherits JOIN parts ON inhparent = part
+    )
+    SELECT oid::regclass FROM parts JOIN pg_class ON oid = part
+    WHERE relkind IN ('r', 'p')
+    GROUP BY oid ORDER BY min(depth), oid::regclass::text
+$$;
+COMMENT ON FUNCTION api_key_internal.parts IS 'A table, then its partitions and what inherits from it.';
+
+CREATE FUNCTION api_key_internal.our_policies(p_table regclass, p_kind text = '(tenant|resource)') RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(polname::text ORDER BY polname), '{}') FROM pg_policy
+    WHERE polrelid = p_table
+      AND polname ~ format('^api_key_%s(_(select|insert|update|delete|part)(_only)?)?$', p_kind)
+$$;
+COMMENT ON FUNCTION api_key_internal.our_policies IS 'The policies of a table that isolate_tenants or protect_resource has made.';
+
+-- Where an application has decided who may do what, permissive policies would give more: we only
+-- restrict. Elsewhere, without one, nobody could do anything.
+CREATE FUNCTION api_key_internal.own_policies(p_table regclass) RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(polname::text ORDER BY polname), '{}') FROM pg_policy
+    WHERE polrelid = p_table AND polpermissive
+      AND polname::text <> ALL (api_key_internal.our_policies(p_table))
+$$;
+COMMENT ON FUNCTION api_key_internal.own_policies IS 'The permissive policies that an application has made itself.';
+
+-- PostgreSQL checks foreign keys without row security: a reference to a row that the caller may not
+-- see would succeed, and so tell that it is there. This trigger's name sorts before those of the
+-- foreign keys ("RI_..."), so it answers first, to a hidden row and to none alike, in the words that
+-- PostgreSQL has for tables with row security. It runs with the rights of whoever writes. Unlike the
+-- WITH CHECK of a policy it sees rows of the same statement, and may ask the table itself.
+CREATE FUNCTION api_key_internal.check_references() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_reference record;
+    v_holds boolean;
+BEGIN
+    -- Who sees all: superusers, BYPASSRLS, and what foreign keys themselves do (ON DELETE SET DEFAULT).
+    IF NOT row_security_active(TG_RELID) THEN
+        RETURN NULL;
+    END IF;
+    FOR v_reference IN
+        SELECT c.conname, c.confrelid, string_agg(format('($1).%I IS NULL', f.attname), ' OR ') AS is_null,
+               string_agg(format('($1).%1$I IS NOT DISTINCT FROM ($2).%1$I', f.attname), ' AND ') AS is_same,
+               -- As PostgreSQL does it itself: only a partitioned table is looked into.
+               format('SELECT FROM %s %s AS p WHERE %s',
+                   CASE t.relkind WHEN 'r' THEN 'ONLY' END, c.confrelid::regclass,
+                   string_agg(format('p.%I OPERATOR(%I.%s) ($1).%I', k.attname, n.nspname, o.oprname, f.attname),
+                              ' AND ')) AS row_there
+        FROM pg_constraint AS c JOIN pg_class AS t ON t.oid = c.confrelid,
+             unnest(c.conkey, c.confkey, c.conpfeqop) AS u (conkey, confkey, operator)
+             JOIN pg_operator AS o ON o.oid = operator JOIN pg_namespace AS n ON n.oid = o.oprnamespace,
+             pg_attribute AS f, pg_attribute AS k
+        WHERE c.conrelid = TG_RELID AND c.contype = 'f'
+          AND f.attrelid = c.conrelid AND f.attnum = u.conkey
+          AND k.attrelid = c.confrelid AND k.attnum = u.confkey
+          AND row_security_active(c.confrelid)
+          AND EXISTS (SELECT FROM pg_policy
+                      WHERE polrelid = c.confrelid AND polname IN ('api_key_tenant', 'api_key_resource_select_only'))
+          -- A key to a partitioned table stands in the catalog once more for each partition.
+          AND NOT EXISTS (SELECT FROM pg_constraint AS whole
+                          WHERE whole.oid = c.conparentid AND whole.conrelid = c.conrelid)
+        GROUP BY c.oid, c.conname, c.confrelid, t.relkind
+        ORDER BY c.conname
+    LOOP
+        EXECUTE format('SELECT %s OR %s OR EXISTS (%s)', v_reference.is_null,
+            CASE TG_OP WHEN 'UPDATE' THEN v_reference.is_same ELSE 'false' END, v_reference.row_there)
+            INTO v_holds USING NEW, CASE TG_OP WHEN 'UPDATE' THEN OLD ELSE NEW END;
+        IF NOT v_holds THEN
+            RAISE EXCEPTION USING ERRCODE = '23503',
+                MESSAGE = format('insert or update on table "%s" violates foreign key constraint "%s"',
+                    TG_TABLE_NAME, v_reference.conname),
+                DETAIL = format('Key is not present in table "%s".',
+                    (SELECT relname FROM pg_class WHERE oid = v_reference.confrelid)),
+                SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME, CONSTRAINT = v_reference.conname;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.check_references IS 'Answers a reference to a row that the writer may not read as if there were none.';
+
+CREATE FUNCTION api_key_internal.guard(p_table regclass) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF api_key_internal.our_policies(p_table) = '{}' THEN
+        INSERT INTO api_key_internal.guarded_tables
+        SELECT oid, relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = p_table
+        ON CONFLICT ("table") DO UPDATE
+            SET was_enabled = excluded.was_enabled, was_forced = excluded.was_forced;
+    END IF;
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', p_table);
+    -- A partition has it from its table.
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = p_table AND tgname = 'API_KEY_references') THEN
+        EXECUTE format('CREATE TRIGGER "API_KEY_references" AFTER INSERT OR UPDATE ON %s FOR EACH ROW '
+            'EXECUTE FUNCTION api_key_internal.check_references()', p_table);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.guard IS 'Enables and forces row security, and remembers how it was.';
+
+CREATE FUNCTION api_key_internal.unguard(p_table regclass) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_before api_key_internal.guarded_tables;
+BEGIN
+    IF api_key_internal.our_policies(p_table) <> '{}' THEN
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM pg_trigger
+               WHERE tgrelid = p_table AND tgname = 'API_KEY_references' AND tgparentid = 0)
+    THEN
+        EXECUTE format('DROP TRIGGER "API_KEY_references" ON %s', p_table);
+    END IF;
+    DELETE FROM api_key_internal.guarded_tables AS g WHERE g."table" = p_table
+    RETURNING * INTO v_before;
+    -- What is not known stays closed.
+    EXECUTE format('ALTER TABLE %s %s ROW LEVEL SECURITY, %s FORCE ROW LEVEL SECURITY', p_table,
+        CASE WHEN v_before.was_enabled IS FALSE THEN 'DISABLE' ELSE 'ENABLE' END,
+        CASE WHEN v_before.was_forced IS FALSE THEN 'NO' END);
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.unguard IS 'Gives a table without policies of ours its row security as it was.';
+
+CREATE FUNCTION api_key_internal.drop_policies(p_table regclass, p_kind text) RETURNS text[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_policies text[] := api_key_internal.our_policies(p_table, p_kind);
+    v_policy text;
+BEGIN
+    FOREACH v_policy IN ARRAY v_policies LOOP
+        EXECUTE format('DROP POLICY %I ON %s', v_policy, p_table);
+    END LOOP;
+    RETURN v_policies;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.drop_policies IS 'Drops the policies of isolate_tenants (tenant) or protect_resource (resource), and tells which.';
+
+-- Ways past policies that PostgreSQL leaves open.
+CREATE FUNCTION api_key_internal.ways_past_policies(p_table regclass, p_columns name[]) RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE readers (oid) AS (
+        SELECT p_table::oid
+        UNION
+        SELECT r.ev_class FROM readers JOIN pg_depend AS d
+            ON d.refclassid = 'pg_class'::regclass AND d.refobjid = readers.oid
+               AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite AS r ON r.oid = d.objid
+    )
+    SELECT jsonb_build_object(
+        -- Where a value is taken, a unique index says so to everybody (23505).
+        'unique', (
+            SELECT coalesce(jsonb_agg(jsonb_build_object('index', i.indexrelid::regclass::text,
+                'columns', columns.names, 'guessable', columns.guessable) ORDER BY i.indexrelid::regclass::text), '[]')
+            FROM pg_index AS i, LATERAL (
+                SELECT jsonb_agg(a.attname ORDER BY k.n) AS names,
+                       bool_or(a.attname = ANY (p_columns)) AS own,
+                       NOT bool_or(a.atttypid = 'uuid'::regtype AND pg_get_expr(ad.adbin, ad.adrelid)
+                           ~ '(gen_random_uuid|uuid_generate_v[147]|uuidv[47])\(') IS TRUE AS guessable
+                FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, n)
+                LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+                LEFT JOIN pg_attrdef AS ad ON ad.adrelid = i.indrelid AND ad.adnum = k.attnum
+                WHERE k.n <= i.indnkeyatts
+            ) AS columns
+            WHERE i.indrelid = p_table AND (i.indisunique OR i.indisexclusion) AND columns.own IS NOT TRUE),
+        -- They read as their owner, whom no policy holds, or have read already.
+        'views', (
+            SELECT coalesce(jsonb_agg(c.oid::regclass::text ORDER BY c.oid::regclass::text), '[]')
+            FROM readers JOIN pg_class AS c USING (oid) JOIN pg_roles AS o ON o.oid = c.relowner
+            WHERE c.relkind = 'm' OR c.relkind = 'v' AND (o.rolsuper OR o.rolbypassrls) AND NOT EXISTS (
+                SELECT FROM pg_options_to_table(c.reloptions)
+                WHERE option_name = 'security_invoker' AND option_value::boolean)),
+        'privileges', (
+            SELECT coalesce(jsonb_object_agg(role, privileges), '{}')
+            FROM (SELECT coalesce(r.rolname, 'PUBLIC') AS role,
+                         jsonb_agg(acl.privilege_type ORDER BY acl.privilege_type) AS privileges
+                  FROM pg_class AS c, aclexplode(c.relacl) AS acl LEFT JOIN pg_roles AS r ON r.oid = acl.grantee
+                  WHERE c.oid = p_table AND acl.grantee <> c.relowner
+                    AND acl.privilege_type IN ('TRUNCATE', 'REFERENCES', 'TRIGGER')
+                    AND (r.rolsuper OR r.rolbypassrls) IS NOT TRUE
+                  GROUP BY 1) AS granted),
+        -- A reference there tells which rows are here.
+        'referenced_by', (
+            SELECT coalesce(jsonb_agg(DISTINCT c.conrelid::regclass::text), '[]')
+            FROM pg_constraint AS c
+            WHERE c.contype = 'f' AND c.confrelid = p_table AND c.conparentid = 0
+              AND api_key_internal.our_policies(c.conrelid) = '{}'))
+$$;
+COMMENT ON FUNCTION api_key_internal.ways_past_policies IS 'What reads, changes or tells of rows whatever the policies of a table are.';
+
+CREATE FUNCTION api_key_internal.warn_of(p_table regclass, p_ways jsonb) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_names text := (
+        SELECT string_agg(value ->> 'index', ', ') FROM jsonb_array_elements(p_ways -> 'unique')
+        WHERE (value ->> 'guessable')::boolean);
+BEGIN
+    IF v_names IS NOT NULL THEN
+        RAISE WARNING USING MESSAGE = format('unique indexes of %s tell which values others have', p_table),
+            DETAIL = format('Whoever writes a value that is taken is told so (23505): %s.', v_names),
+            HINT = 'Add the tenant, or the owner, to them, or grant INSERT and UPDATE on the other columns only.';
+    END IF;
+    IF p_ways -> 'views' <> '[]' THEN
+        RAISE WARNING USING MESSAGE = format('views read %s past its policies', p_table),
+            DETAIL = format('They read as their owner: %s.', p_ways -> 'views'),
+            HINT = 'ALTER VIEW ... SET (security_invoker = true); materialized views cannot be kept apart: revoke them.';
+    END IF;
+    IF p_ways -> 'privileges' <> '{}' THEN
+        RAISE WARNING USING MESSAGE = format('privileges on %s reach past its policies', p_table),
+            DETAIL = format('TRUNCATE, REFERENCES and TRIGGER know no policies: %s.', p_ways -> 'privileges'),
+            HINT = format('REVOKE TRUNCATE, REFERENCES, TRIGGER ON %s FROM ...;', p_table);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.warn_of IS 'Warns of ways past the policies of a table.';

@@ -1,0 +1,249 @@
+-- As guarded_tables, for what only tenants change.
+CREATE TABLE api_key_internal.isolated_tables (
+    "table" regclass PRIMARY KEY,
+    -- NULL if the column had none.
+    default_before text,
+    -- NULL if there was one. By its name, because a dump makes indexes after it has filled tables.
+    index_made name
+);
+COMMENT ON TABLE api_key_internal.isolated_tables IS 'What isolate_tenants has changed besides row security.';
+SELECT pg_catalog.pg_extension_config_dump(
+    'api_key_internal.isolated_tables', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
+
+-- The policy knows its column by number, whatever it is called today.
+CREATE FUNCTION api_key_internal.tenant_column(p_table regclass) RETURNS name
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.attname FROM pg_policy AS p
+    JOIN pg_depend AS d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid AND d.refobjsubid > 0
+    JOIN pg_attribute AS a ON a.attrelid = p.polrelid AND a.attnum = d.refobjsubid
+    WHERE p.polrelid = p_table AND p.polname = 'api_key_tenant'
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION api_key_internal.tenant_column IS 'The column by which a table is isolated; NULL if it is not.';
+
+CREATE FUNCTION api_key_internal.column_default(p_table regclass, p_column name) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attribute AS a
+    JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = p_table AND a.attname = p_column
+$$;
+COMMENT ON FUNCTION api_key_internal.column_default IS 'The default of a column, with qualified names; NULL if it has none.';
+
+CREATE FUNCTION api_key_internal.index_on(p_table regclass, p_column name) RETURNS name
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.relname FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+    JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+    WHERE i.indrelid = p_table AND a.attname = p_column AND i.indisvalid AND i.indpred IS NULL
+      AND c.relam IN (SELECT oid FROM pg_am WHERE amname IN ('btree', 'hash'))
+    ORDER BY i.indnatts, c.relname LIMIT 1
+$$;
+COMMENT ON FUNCTION api_key_internal.index_on IS 'An index that begins with a column; NULL if there is none.';
+
+-- A table, or a part of p_whole, locked by the caller.
+CREATE FUNCTION api_key_internal.isolate(p_table regclass, p_column name, p_whole regclass) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    -- In a subquery it is asked once a statement, not once a row, and leaves scans parallel. Without
+    -- a key it is NULL, and nothing is seen.
+    v_own text := format('%I = (SELECT api_key.current_tenant_id())', p_column);
+    v_command text;
+    v_default text;
+    v_index name;
+BEGIN
+    IF api_key_internal.tenant_column(p_table) IS NULL THEN
+        v_default := api_key_internal.column_default(p_table, p_column);
+        IF v_default = 'api_key.current_tenant_id()' AND p_table <> p_whole THEN
+            -- A partition that was made since has ours from its table.
+            SELECT i.default_before INTO v_default FROM api_key_internal.isolated_tables AS i
+            WHERE i."table" = p_whole;
+        END IF;
+        INSERT INTO api_key_internal.isolated_tables VALUES (p_table, v_default)
+        ON CONFLICT ("table") DO UPDATE SET default_before = excluded.default_before, index_made = NULL;
+    END IF;
+    PERFORM api_key_internal.guard(p_table);
+    PERFORM api_key_internal.drop_policies(p_table, 'tenant');
+    -- Restrictive: whatever policies there are besides, no other tenant's row gets through.
+    EXECUTE format('CREATE POLICY api_key_tenant ON %s AS RESTRICTIVE FOR ALL USING (%s) WITH CHECK (%s)',
+        p_table, v_own, v_own);
+    IF api_key_internal.own_policies(p_table) = '{}' THEN
+        FOREACH v_command IN ARRAY ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] LOOP
+            EXECUTE format('CREATE POLICY %I ON %s FOR %s %s %s', 'api_key_tenant_' || lower(v_command),
+                p_table, v_command,
+                CASE WHEN v_command <> 'INSERT' THEN format('USING (%s)', v_own) END,
+                CASE WHEN v_command IN ('INSERT', 'UPDATE') THEN format('WITH CHECK (%s)', v_own) END);
+        END LOOP;
+    END IF;
+    EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I SET DEFAULT api_key.current_tenant_id()',
+        p_table, p_column);
+    IF api_key_internal.index_on(p_table, p_column) IS NULL THEN
+        EXECUTE format('CREATE INDEX ON %s (%I)', p_table, p_column);
+        v_index := api_key_internal.index_on(p_table, p_column);
+        UPDATE api_key_internal.isolated_tables AS i SET index_made = v_index WHERE i."table" = p_table;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.isolate IS 'Does the work of isolate_tenants on one table or partition.';
+
+-- How many rows of one tenant refer to rows of another, for each foreign key that leads from or to
+-- a table. Types with operators of their own are left out: their code would run as the caller.
+CREATE FUNCTION api_key_internal.references_across_tenants(p_table regclass) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_reference record;
+    v_count bigint;
+    v_found jsonb := '{}';
+BEGIN
+    FOR v_reference IN
+        SELECT c.conname, c.conrelid::regclass AS child, c.confrelid::regclass AS parent,
+               api_key_internal.tenant_column(c.conrelid) AS child_column,
+               api_key_internal.tenant_column(c.confrelid) AS parent_column,
+               string_agg(format('p.%I OPERATOR(pg_catalog.=) c.%I', k.attname, f.attname), ' AND ') AS matches
+        FROM pg_constraint AS c, unnest(c.conkey, c.confkey) AS u (conkey, confkey),
+             pg_attribute AS f, pg_attribute AS k, pg_type AS t
+        WHERE c.contype = 'f' AND c.conparentid = 0 AND p_table IN (c.conrelid, c.confrelid)
+          AND f.attrelid = c.conrelid AND f.attnum = u.conkey
+          AND k.attrelid = c.confrelid AND k.attnum = u.confkey AND t.oid = f.atttypid
+        GROUP BY c.oid, c.conname, c.conrelid, c.confrelid
+        HAVING bool_and(f.atttypid = k.atttypid AND t.typnamespace = 'pg_catalog'::regnamespace)
+    LOOP
+        IF v_reference.child_column IS NOT NULL AND v_reference.parent_column IS NOT NULL THEN
+            EXECUTE format('SELECT count(*) FROM %s AS c JOIN %s AS p ON %s WHERE c.%I IS DISTINCT FROM p.%I',
+                v_reference.child, v_reference.parent, v_reference.matches, v_reference.child_column,
+                v_reference.parent_column) INTO v_count;
+            IF v_count > 0 THEN
+                v_found := v_found || jsonb_build_object(
+                    format('%s.%I', v_reference.child, v_reference.conname), v_count);
+            END IF;
+        END IF;
+    END LOOP;
+    RETURN v_found;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.references_across_tenants IS 'Counts the rows that refer to rows of another tenant, by foreign key.';
+
+CREATE FUNCTION api_key.isolate_tenants(p_table regclass, p_column name = 'tenant_id') RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_column name;
+    v_part regclass;
+    v_ways jsonb;
+    v_across jsonb;
+    v_result jsonb;
+BEGIN
+    PERFORM api_key_internal.check_table(p_table);
+    PERFORM api_key_internal.check_column('p_column', p_table, p_column, true);
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p_table);
+    v_column := api_key_internal.tenant_column(p_table);
+    IF v_column <> p_column THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('%s is isolated by another column', p_table),
+            DETAIL = format('It is isolated by %I.', v_column),
+            HINT = format('SELECT api_key.remove_tenant_isolation(%L);', p_table);
+    END IF;
+    FOR v_part IN SELECT api_key_internal.parts(p_table) LOOP
+        PERFORM api_key_internal.isolate(v_part, p_column, p_table);
+    END LOOP;
+
+    v_ways := api_key_internal.ways_past_policies(p_table, ARRAY[p_column]);
+    v_across := api_key_internal.references_across_tenants(p_table);
+    SELECT jsonb_build_object(
+        'table', p_table::text, 'column', p_column, 'row_security', 'forced',
+        'policies', to_jsonb(api_key_internal.our_policies(p_table, 'tenant')),
+        'own_policies', to_jsonb(api_key_internal.own_policies(p_table)),
+        'default', api_key_internal.column_default(p_table, p_column),
+        'index', api_key_internal.index_on(p_table, p_column),
+        'index_made', i.index_made IS NOT NULL,
+        'not_null', (SELECT attnotnull FROM pg_attribute WHERE attrelid = p_table AND attname = p_column),
+        'partitions', (SELECT coalesce(jsonb_agg(part::text), '[]') FROM api_key_internal.parts(p_table) AS part
+                       WHERE part <> p_table),
+        'foreign_keys', (SELECT coalesce(jsonb_object_agg(conname, confrelid::regclass::text), '{}')
+                         FROM pg_constraint WHERE conrelid = p_table AND contype = 'f' AND conparentid = 0
+                           AND api_key_internal.our_policies(confrelid) <> '{}'),
+        'references_across_tenants', v_across,
+        'unique_without_tenant', v_ways -> 'unique') || (v_ways - 'unique')
+    INTO v_result FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table;
+    PERFORM api_key_internal.warn_of(p_table, v_ways);
+    IF v_across <> '{}' THEN
+        RAISE WARNING USING MESSAGE = format('rows of one tenant refer to rows of another, from or to %s', p_table),
+            DETAIL = format('How many, by foreign key: %s. Deleting such a row tells of the other, or takes it along.', v_across),
+            HINT = 'Correct these references; new ones cannot come about.';
+    END IF;
+    PERFORM api_key_internal.audit('tenants_isolated', NULL, NULL, NULL,
+        v_result - ARRAY['views', 'privileges', 'referenced_by', 'unique_without_tenant']);
+    RETURN v_result;
+END
+$$;
+COMMENT ON FUNCTION api_key.isolate_tenants IS
+$$Lets each tenant's keys see and change only that tenant's rows of a table, and tells what it did and what it cannot see to.
+
+p_column: holds the tenant, a uuid. Enables and forces row security; makes policies for SELECT, INSERT, UPDATE and DELETE (where the table has permissive policies of its own, only a restrictive one beside them), the default of the column and, if there is none, an index; partitions alike. Foreign keys to isolated tables are checked so that a row of another tenant is like none (23503): whoever writes needs SELECT on the columns they refer to. Without a key nothing is seen. Roles with BYPASSRLS and superusers see all.
+Result: {table, column, row_security, policies, own_policies, default, index, index_made, not_null: false if rows may belong to nobody, partitions, foreign_keys: those checked, with what they refer to, references_across_tenants: how many there are already, by foreign key, unique_without_tenant: [{index, columns, guessable}], views, privileges, referenced_by}. The last four are ways to learn of other tenants' rows in spite of policies: unique indexes tell that a value is taken, views read as their owner, privileges TRUNCATE, REFERENCES and TRIGGER, tables that refer here without being isolated.
+Called again it does what is left to do, as for new partitions. Called by the owner of the extension or a superuser; locks the table. Errors: 22023, 55000 isolated by another column.$$;
+
+CREATE FUNCTION api_key.remove_tenant_isolation(p_table regclass) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_column name;
+    v_part regclass;
+    v_before api_key_internal.isolated_tables;
+    v_policies text[];
+    v_result jsonb;
+BEGIN
+    PERFORM api_key_internal.check_table(p_table);
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p_table);
+    IF api_key_internal.tenant_column(p_table) IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_table',
+            DETAIL = format('%s is not isolated.', p_table),
+            HINT = 'Name a table that isolate_tenants was called for.';
+    END IF;
+    FOR v_part IN SELECT api_key_internal.parts(p_table) LOOP
+        v_column := api_key_internal.tenant_column(v_part);
+        CONTINUE WHEN v_column IS NULL;
+        v_policies := api_key_internal.drop_policies(v_part, 'tenant');
+        v_before := NULL;
+        DELETE FROM api_key_internal.isolated_tables AS i WHERE i."table" = v_part RETURNING * INTO v_before;
+        -- Unless somebody has set another one since.
+        IF api_key_internal.column_default(v_part, v_column) = 'api_key.current_tenant_id()' THEN
+            EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I %s', v_part, v_column,
+                coalesce('SET DEFAULT ' || v_before.default_before, 'DROP DEFAULT'));
+        END IF;
+        IF EXISTS (SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+                   WHERE i.indrelid = v_part AND c.relname = v_before.index_made)
+        THEN
+            EXECUTE format('DROP INDEX %I.%I', (SELECT relnamespace::regnamespace::name FROM pg_class WHERE oid = v_part),
+                v_before.index_made);
+        END IF;
+        PERFORM api_key_internal.unguard(v_part);
+        IF v_part = p_table THEN
+            v_result := jsonb_build_object('table', p_table::text, 'column', v_column,
+                'policies_dropped', v_policies,
+                'default', api_key_internal.column_default(p_table, v_column),
+                'index_dropped', v_before.index_made,
+                'row_security', (SELECT CASE WHEN NOT relrowsecurity THEN 'disabled'
+                                             WHEN relforcerowsecurity THEN 'forced' ELSE 'enabled' END
+                                 FROM pg_class WHERE oid = p_table));
+        END IF;
+    END LOOP;
+    PERFORM api_key_internal.audit('tenant_isolation_removed', NULL, NULL, NULL, v_result);
+    RETURN v_result;
+END
+$$;
+COMMENT ON FUNCTION api_key.remove_tenant_isolation IS
+$$Undoes isolate_tenants: row security, default and indexes are again as they were before it.
+
+A default that was changed since stays, and so does row security as long as protect_resource needs it. Result: {table, column, policies_dropped, default, index_dropped, row_security: disabled, enabled or forced}.
+Called by the owner of the extension or a superuser; locks the table. Errors: 22023.$$;

@@ -1,0 +1,380 @@
+CREATE TABLE api_key_internal.resources (
+    type text COLLATE "C" PRIMARY KEY CHECK (type ~ '^[A-Za-z0-9_.-]{1,63}$'),
+    "table" regclass NOT NULL,
+    id_column name NOT NULL,
+    owner_column name,
+    tenant_column name,
+    -- As PostgreSQL writes it, with qualified names.
+    public_when text,
+    protected boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE api_key_internal.resources IS 'Resources as defined by define_resource.';
+CREATE UNIQUE INDEX resources_protected ON api_key_internal.resources ("table") WHERE protected;
+SELECT pg_catalog.pg_extension_config_dump(
+    'api_key_internal.resources', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
+
+CREATE VIEW api_key.resources AS
+SELECT type, "table"::text AS "table", id_column, owner_column, tenant_column, public_when, protected
+FROM api_key_internal.resources;
+COMMENT ON VIEW api_key.resources IS
+$$Resources as defined by define_resource.
+
+protected: whether the table has policies of protect_resource.$$;
+
+-- The rule, for policies and for authorize alike. What is asked about the caller is an argument.
+CREATE FUNCTION api_key_internal.resource_rule(
+    p_resource api_key_internal.resources, p_read boolean,
+    p_user_id text = '(SELECT api_key.current_user_id())',
+    p_tenant_id text = '(SELECT api_key.current_tenant_id())',
+    p_is_admin text = '(SELECT api_key.has_scope(''admin''))',
+    p_bound_to text = '(SELECT api_key.current_api_key() ->> ''resource_id'')')
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A key that is bound to a resource is for no other.
+    SELECT format('(%1$s IS NULL OR %2$I::text = %1$s) AND (', p_bound_to, p_resource.id_column)
+        || concat_ws(' OR ',
+            CASE WHEN p_read THEN '(' || p_resource.public_when || ')' END,
+            CASE WHEN p_resource.owner_column IS NOT NULL THEN
+                format('%I = %s', p_resource.owner_column, p_user_id) || CASE
+                    WHEN p_resource.tenant_column IS NOT NULL THEN
+                        format(' AND (%1$I IS NULL OR %1$I = %2$s)', p_resource.tenant_column, p_tenant_id)
+                    ELSE '' END
+            END,
+            p_is_admin || CASE WHEN p_resource.tenant_column IS NOT NULL THEN
+                format(' AND %I = %s', p_resource.tenant_column, p_tenant_id) ELSE '' END)
+        || ')'
+$$;
+COMMENT ON FUNCTION api_key_internal.resource_rule IS 'Who may read a row of a resource, or do all else to it, as a condition on the row.';
+
+CREATE FUNCTION api_key_internal.resource(p_type text) RETURNS api_key_internal.resources
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_resource api_key_internal.resources;
+BEGIN
+    SELECT * INTO v_resource FROM api_key_internal.resources WHERE type = p_type;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid resource type',
+            DETAIL = 'There is no resource of this type.',
+            HINT = 'Define it with api_key.define_resource, which the view api_key.resources shows.';
+    ELSIF NOT EXISTS (SELECT FROM pg_class WHERE oid = v_resource."table") OR EXISTS (
+        SELECT FROM unnest(ARRAY[v_resource.id_column, v_resource.owner_column, v_resource.tenant_column]) AS name
+        WHERE name IS NOT NULL AND name NOT IN (
+            SELECT attname FROM pg_attribute WHERE attrelid = v_resource."table"))
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('the table of the resource %s has changed', p_type),
+            DETAIL = 'The table or a column that it was defined with is gone or has another name.',
+            HINT = 'Call api_key.define_resource again, or api_key.remove_resource.';
+    END IF;
+    RETURN v_resource;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.resource IS 'A defined resource; 22023 if there is none.';
+
+-- The equality of the unique index that finds a row by its id; NULL without such an index. Besides the
+-- id it may have the tenant.
+CREATE FUNCTION api_key_internal.id_operator(p_table regclass, p_id_column name, p_tenant_column name)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+    FROM pg_index AS i, unnest(i.indkey::smallint[], i.indclass::oid[]) AS k (attnum, opclass)
+        JOIN pg_opclass AS c ON c.oid = k.opclass
+        JOIN pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amopstrategy = 3
+            AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+        JOIN pg_operator AS o ON o.oid = a.amopopr JOIN pg_namespace AS n ON n.oid = o.oprnamespace,
+        pg_attribute AS f
+    WHERE i.indrelid = p_table AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+      AND f.attrelid = p_table AND f.attname = p_id_column AND f.attnum = k.attnum
+      AND NOT EXISTS (
+          SELECT FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS other (attnum, n)
+          LEFT JOIN pg_attribute AS oa ON oa.attrelid = p_table AND oa.attnum = other.attnum
+          WHERE other.n <= i.indnkeyatts AND oa.attname IS DISTINCT FROM p_id_column
+            AND oa.attname IS DISTINCT FROM p_tenant_column)
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION api_key_internal.id_operator IS 'The operator that finds a row of a resource by its id.';
+
+-- In Rust (src/pg/resources.rs): the answer of a query about $1 id, $2 user, $3 tenant, $4 whether
+-- admin, $5 id that the key is bound to. Conditions, types and functions of a table are its owner's
+-- to replace, so they run with no more than the owner's rights.
+CREATE FUNCTION api_key_internal.ask_as_owner(
+    p_owner oid, p_query text, p_id text, p_user_id uuid, p_tenant_id uuid, p_is_admin boolean, p_bound_to text)
+RETURNS boolean
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'ask_as_owner_wrapper';
+COMMENT ON FUNCTION api_key_internal.ask_as_owner IS 'The answer of a query that runs with the rights of a table''s owner.';
+
+CREATE FUNCTION api_key_internal.allows(
+    p_resource api_key_internal.resources, p_id text, p_read boolean) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_owner oid := (SELECT relowner FROM pg_class WHERE oid = p_resource."table");
+    -- Without its length, to which a cast would cut the id.
+    v_type text := (SELECT format_type(atttypid, -1) FROM pg_attribute
+                    WHERE attrelid = p_resource."table" AND attname = p_resource.id_column);
+BEGIN
+    BEGIN
+        PERFORM api_key_internal.ask_as_owner(v_owner, format('SELECT CAST($1 AS %s) IS NULL', v_type),
+            p_id, NULL, NULL, NULL, NULL);
+    EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
+        RETURN false;
+    END;
+    RETURN coalesce(api_key_internal.ask_as_owner(v_owner,
+        format('SELECT bool_or(%s) FROM %s WHERE %I %s CAST($1 AS %s)',
+            api_key_internal.resource_rule(p_resource, p_read, '$2', '$3', '$4', '$5'), p_resource."table",
+            p_resource.id_column,
+            api_key_internal.id_operator(p_resource."table", p_resource.id_column, p_resource.tenant_column), v_type),
+        p_id, api_key.current_user_id(), api_key.current_tenant_id(), api_key.has_scope('admin'),
+        api_key.current_api_key() ->> 'resource_id'), false);
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.allows IS 'Whether the key of the request may read a row of a resource, or do all else to it.';
+
+CREATE FUNCTION api_key_internal.unprotect(p_type text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_part regclass;
+BEGIN
+    FOR v_part IN
+        SELECT api_key_internal.parts(r."table") FROM api_key_internal.resources AS r
+        WHERE r.type = p_type AND r.protected
+    LOOP
+        IF api_key_internal.drop_policies(v_part, 'resource') <> '{}' THEN
+            PERFORM api_key_internal.unguard(v_part);
+        END IF;
+    END LOOP;
+    UPDATE api_key_internal.resources AS r SET protected = false WHERE r.type = p_type;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.unprotect IS 'Undoes protect_resource.';
+
+CREATE FUNCTION api_key_internal.canonical_condition(p_table regclass, p_condition text) RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_cursor refcursor;
+    v_condition text;
+BEGIN
+    IF p_condition IS NULL THEN
+        RETURN NULL;
+    END IF;
+    -- A cursor takes one query, so the text cannot end it and begin another.
+    OPEN v_cursor FOR EXECUTE format(E'SELECT FROM %s WHERE (%s\n)', p_table, p_condition);
+    CLOSE v_cursor;
+    EXECUTE format(E'CREATE POLICY api_key_condition ON %s USING (%s\n)', p_table, p_condition);
+    SELECT pg_get_expr(polqual, polrelid) INTO v_condition FROM pg_policy
+    WHERE polrelid = p_table AND polname = 'api_key_condition';
+    EXECUTE format('DROP POLICY api_key_condition ON %s', p_table);
+    RETURN v_condition;
+EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported OR invalid_cursor_definition THEN
+    RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_public_when',
+        DETAIL = format('It is no condition on a row of %s: %s.', p_table, SQLERRM),
+        HINT = 'Pass an expression as in WHERE, with functions and tables named with their schemas: published AND NOT app.is_embargoed(id)';
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.canonical_condition IS 'A condition on the rows of a table, as PostgreSQL writes it; 22023 if it is none, NULL for NULL.';
+
+CREATE FUNCTION api_key.define_resource(
+    p_type text, p_table regclass, p_id_column name = 'id', p_owner_column name = 'owner_id',
+    p_tenant_column name = NULL, p_public_when text = NULL)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_protected boolean;
+BEGIN
+    IF p_type IS NULL OR p_type !~ '^[A-Za-z0-9_.-]{1,63}$' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_type',
+            DETAIL = 'A resource type is named by 1 to 63 of the characters A-Z a-z 0-9 _ . -',
+            HINT = 'Call define_resource with such a name, such as article.';
+    END IF;
+    PERFORM api_key_internal.check_table(p_table);
+    PERFORM api_key_internal.check_column('p_id_column', p_table, p_id_column, false);
+    IF p_owner_column IS NOT NULL THEN
+        PERFORM api_key_internal.check_column('p_owner_column', p_table, p_owner_column, true);
+    END IF;
+    IF p_tenant_column IS NOT NULL THEN
+        PERFORM api_key_internal.check_column('p_tenant_column', p_table, p_tenant_column, true);
+    END IF;
+    IF api_key_internal.id_operator(p_table, p_id_column, p_tenant_column) IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_id_column',
+            DETAIL = format('No unique index finds one row of %s by it, or by it and the tenant.', p_table),
+            HINT = 'Name the primary key, or make a unique index.';
+    END IF;
+    p_public_when := api_key_internal.canonical_condition(p_table, p_public_when);
+
+    SELECT protected INTO v_protected FROM api_key_internal.resources WHERE type = p_type FOR UPDATE;
+    PERFORM api_key_internal.unprotect(p_type);
+    INSERT INTO api_key_internal.resources AS r
+    VALUES (p_type, p_table, p_id_column, p_owner_column, p_tenant_column, p_public_when)
+    ON CONFLICT (type) DO UPDATE SET
+        "table" = excluded."table", id_column = excluded.id_column, owner_column = excluded.owner_column,
+        tenant_column = excluded.tenant_column, public_when = excluded.public_when;
+    PERFORM api_key_internal.audit('resource_defined', NULL, NULL, NULL, (
+        SELECT to_jsonb(r) - 'protected' FROM api_key.resources AS r WHERE r.type = p_type));
+    IF v_protected THEN
+        PERFORM api_key.protect_resource(p_type);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key.define_resource IS
+$$Defines a type of resource, the rows of a table, for authorize and protect_resource; or redefines it.
+
+The rule: where p_public_when holds, anyone may read; whoever p_owner_column names (if the row has a tenant, within it) may do all; keys with the scope admin (where there is p_tenant_column, of the same tenant) may do all; all else is refused. A key that is bound to a resource (resource_id) is for that one only.
+p_id_column: unique, alone or with the tenant. p_owner_column: a uuid, NULL if rows have no owners. p_tenant_column: a uuid. p_public_when: a condition as in WHERE, such as 'published'; authorize evaluates it with the rights of the table's owner, policies with those of the caller.
+Called by the owner of the extension or a superuser; locks the table. Errors: 22023.$$;
+
+CREATE FUNCTION api_key.remove_resource(p_type text) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_found boolean;
+BEGIN
+    PERFORM api_key_internal.unprotect(p_type);
+    DELETE FROM api_key_internal.resources WHERE type = p_type;
+    v_found := FOUND;
+    IF v_found THEN
+        PERFORM api_key_internal.audit('resource_removed', NULL, NULL, NULL, jsonb_build_object('type', p_type));
+    END IF;
+    RETURN v_found;
+END
+$$;
+COMMENT ON FUNCTION api_key.remove_resource IS
+$$Removes a type of resource, and the policies of protect_resource; false if there was none of the name.
+
+Called by the owner of the extension or a superuser; locks the table.$$;
+
+CREATE FUNCTION api_key.protect_resource(p_type text) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_resource api_key_internal.resources := api_key_internal.resource(p_type);
+    v_table regclass := v_resource."table";
+    v_part regclass;
+    v_kind text;
+    v_command text;
+    v_rule text;
+    v_ways jsonb;
+    v_result jsonb;
+BEGIN
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', v_table);
+    IF EXISTS (SELECT FROM api_key_internal.resources AS r
+               WHERE r."table" = v_table AND r.protected AND r.type <> p_type)
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('%s is protected already', v_table),
+            DETAIL = 'By another type of resource, whose rule would hold as well.',
+            HINT = 'See api_key.resources; remove the other one with api_key.remove_resource.';
+    END IF;
+    PERFORM api_key_internal.unprotect(p_type);
+    FOR v_part IN SELECT api_key_internal.parts(v_table) LOOP
+        PERFORM api_key_internal.guard(v_part);
+        IF v_part <> v_table THEN
+            EXECUTE format('CREATE POLICY api_key_resource_part ON %s AS RESTRICTIVE USING (false)', v_part);
+        END IF;
+    END LOOP;
+    -- As with tenants: what restricts, and where an application has not decided itself, what permits.
+    FOREACH v_kind IN ARRAY CASE api_key_internal.own_policies(v_table)
+        WHEN '{}' THEN ARRAY['RESTRICTIVE', 'PERMISSIVE'] ELSE ARRAY['RESTRICTIVE'] END
+    LOOP
+        FOREACH v_command IN ARRAY ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] LOOP
+            v_rule := api_key_internal.resource_rule(v_resource, v_command = 'SELECT');
+            EXECUTE format('CREATE POLICY %I ON %s AS %s FOR %s %s %s',
+                'api_key_resource_' || lower(v_command) || CASE v_kind WHEN 'RESTRICTIVE' THEN '_only' ELSE '' END,
+                v_table, v_kind, v_command,
+                CASE WHEN v_command <> 'INSERT' THEN format('USING (%s)', v_rule) END,
+                CASE WHEN v_command IN ('INSERT', 'UPDATE') THEN format('WITH CHECK (%s)', v_rule) END);
+        END LOOP;
+    END LOOP;
+    UPDATE api_key_internal.resources AS r SET protected = true WHERE r.type = p_type;
+
+    v_ways := api_key_internal.ways_past_policies(v_table, ARRAY[v_resource.owner_column]);
+    v_result := jsonb_build_object(
+        'type', p_type, 'table', v_table::text, 'row_security', 'forced',
+        'policies', to_jsonb(api_key_internal.our_policies(v_table, 'resource')),
+        'own_policies', to_jsonb(api_key_internal.own_policies(v_table)),
+        'partitions', (SELECT coalesce(jsonb_agg(part::text), '[]') FROM api_key_internal.parts(v_table) AS part
+                       WHERE part <> v_table),
+        'unique_without_owner', v_ways -> 'unique') || (v_ways - 'unique');
+    PERFORM api_key_internal.warn_of(v_table, v_ways);
+    PERFORM api_key_internal.audit('resource_protected', NULL, NULL, NULL,
+        v_result - ARRAY['views', 'privileges', 'referenced_by', 'unique_without_owner']);
+    RETURN v_result;
+END
+$$;
+COMMENT ON FUNCTION api_key.protect_resource IS
+$$Makes policies on the table of a resource that allow what authorize allows, and tells what it did and what it cannot see to.
+
+Row security is enabled and forced. Where the table has permissive policies of its own, theirs and the rule must both hold, and so with isolate_tenants. Partitions are reached through their table only. remove_resource undoes it.
+Result: {type, table, row_security, policies, own_policies, partitions, unique_without_owner, views, privileges, referenced_by}, as of isolate_tenants.
+Called by the owner of the extension or a superuser; locks the table. Errors: 22023, 55000 the table is protected as another type, or has changed.$$;
+
+CREATE FUNCTION api_key_internal.check_action(p_action text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_action IS NULL OR p_action NOT IN ('read', 'write', 'update', 'delete') THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_action',
+            DETAIL = 'It is none of read, write, update and delete.',
+            HINT = 'Pass one of them; write is update and delete.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.check_action IS 'Refuses (22023) actions that there are not.';
+
+CREATE FUNCTION api_key.authorize(p_resource_type text, p_resource_id text, p_action text) RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM api_key_internal.check_action(p_action);
+    RETURN api_key_internal.allows(api_key_internal.resource(p_resource_type), p_resource_id, p_action = 'read');
+END
+$$;
+COMMENT ON FUNCTION api_key.authorize IS
+$$Whether the key of the request may do something to a resource; see define_resource for the rule. It never raises because the answer is no.
+
+p_resource_id: the id as text; false if there is no such row. p_action: read, write, update or delete.
+Errors: 22023 no such type or action, 55000 its table has changed.$$;
+
+CREATE FUNCTION api_key.require_authorization(p_resource_type text, p_resource_id text, p_action text)
+RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_resource api_key_internal.resources := api_key_internal.resource(p_resource_type);
+BEGIN
+    PERFORM api_key_internal.check_action(p_action);
+    IF api_key.current_api_key() ->> 'resource_id' <> coalesce(p_resource_id, '') THEN
+        PERFORM api_key_internal.refuse('42501', 403, 'This API key belongs to another resource.',
+            'The key is bound to one resource by its resource_id.', 'Use a key of this resource.', 'RESOURCE_MISMATCH');
+    ELSIF NOT api_key_internal.allows(v_resource, p_resource_id, true) THEN
+        -- Whether it is there is the same to whoever may not read it.
+        PERFORM api_key_internal.refuse('P0002', 404, 'No such resource.',
+            'There is none of this type and id that the caller may read.', 'Check type and id, and whose key it is.', 'NOT_FOUND');
+    ELSIF p_action <> 'read' AND NOT api_key_internal.allows(v_resource, p_resource_id, false) THEN
+        PERFORM api_key_internal.refuse('42501', 403, 'Not allowed for this resource.',
+            'The caller may read it, but is neither its owner nor an admin of its tenant.',
+            'Use a key of its owner, or one with the scope admin.', 'NOT_ALLOWED');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key.require_authorization IS
+$$Refuses the request unless its key may do something to a resource; see define_resource for the rule.
+
+In a function: PERFORM api_key.require_authorization('article', p_id::text, 'update');
+
+Errors: P0002 (HTTP 404) what may not be read, there or not; 42501 (HTTP 403) what may be read but not that, and keys bound to another resource; 22023, 55000 as authorize.$$;
