@@ -7,7 +7,7 @@ import { before, describe, it } from 'node:test'
 import { actAs, call, useCluster, userClaims } from './harness.mjs'
 
 describe('keys after dump and restore', () => {
-  let cluster, source, keys, listed, audited, grants
+  let cluster, source, keys, listed, audited, grants, guarded
   const user = userClaims()
 
   useCluster({}, async (fresh) => {
@@ -18,6 +18,7 @@ describe('keys after dump and restore', () => {
     listed = await list(source)
     audited = await audit(source)
     grants = await privileges(source)
+    guarded = await guards(source)
   })
 
   /** Ways to copy the database `source` into a new one; each gives back what was printed as errors. */
@@ -65,6 +66,17 @@ describe('keys after dump and restore', () => {
     keys.later = await issue({ p_not_before: '2999-01-01' })
     keys.deleted = await issue({})
     await call(db, 'delete_api_key', { p_key_id: keys.deleted.key_id })
+    await db.query(`CREATE SCHEMA app;
+      CREATE TABLE app.notes (id integer PRIMARY KEY, tenant_id uuid DEFAULT '${randomUUID()}', owner_id uuid, published boolean);
+      INSERT INTO app.notes VALUES (1, gen_random_uuid(), NULL, true), (2, gen_random_uuid(), NULL, false);
+      CREATE TABLE app.gone (LIKE app.notes INCLUDING ALL);
+      CREATE TABLE app.days (tenant_id uuid, day integer) PARTITION BY RANGE (day);
+      CREATE TABLE app.days_1 PARTITION OF app.days FOR VALUES FROM (1) TO (2)`)
+    await db.query(`SELECT api_key.isolate_tenants(t::regclass) FROM unnest('{app.notes,app.gone,app.days}'::text[]) AS t`)
+    await db.query(`SELECT api_key.define_resource('note', 'app.notes', p_public_when => 'published'), api_key.define_resource('gone', 'app.gone')`)
+    await db.query(`SELECT api_key.protect_resource('note')`)
+    // What is left of it must not become another table's.
+    await db.query('DROP TABLE app.gone')
     keys.mine = await asUser(db, () => call(db, 'issue_api_key', { p_request_id: 'once' }))
     return keys
   }
@@ -137,6 +149,21 @@ describe('keys after dump and restore', () => {
         await assert.rejects(issue('articles:write'), { code: '22023' })
       })
 
+      it('gives back isolated tables and protected resources, and the way back from them', async () => {
+        assert.deepEqual(await guards(db), guarded)
+        const authorized = (id) => call(db, 'authorize', { p_resource_type: 'note', p_resource_id: id, p_action: 'read' })
+        assert.deepEqual([await authorized('1'), await authorized('2')], [true, false])
+        await db.query(`SELECT api_key.remove_resource('note'), api_key.remove_tenant_isolation('app.notes'),
+          api_key.remove_tenant_isolation('app.days')`)
+        const left = await guards(db)
+        for (const table of left) {
+          assert.deepEqual([table.relrowsecurity, table.policies, table.triggers], [false, null, null])
+          assert.equal(table.indexes?.includes('tenant_id') ?? false, false)
+          assert.doesNotMatch(table.default ?? '', /current_tenant_id/)
+        }
+        assert.ok(left.some((table) => table.default))
+      })
+
       it('goes on: issues, rotates, revokes and audits', async () => {
         const issued = await call(db, 'issue_api_key', { p_user_id: randomUUID() })
         const rotated = await call(db, 'rotate_api_key', { p_key_id: issued.key_id })
@@ -169,6 +196,19 @@ describe('keys after dump and restore', () => {
   const audit = async (db) =>
     (await db.query('SELECT to_jsonb(a) AS row FROM api_key.audit_log AS a ORDER BY a::text')).rows
       .map(({ row }) => row)
+
+  /** Every table of the application, with what guards it. */
+  const guards = async (db) => (await db.query(`
+    SELECT relname, relrowsecurity, relforcerowsecurity,
+      (SELECT jsonb_agg(to_jsonb(p) ORDER BY policyname) FROM pg_policies AS p
+       WHERE schemaname = 'app' AND tablename = relname) AS policies,
+      (SELECT string_agg(tgname, ' ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal) AS triggers,
+      (SELECT string_agg(indexdef, ' ' ORDER BY indexdef) FROM pg_indexes WHERE schemaname = 'app' AND tablename = relname) AS indexes,
+      api_key_internal.column_default(c.oid, 'tenant_id') AS default,
+      (SELECT jsonb_agg(to_jsonb(r) ORDER BY type) FROM api_key.resources AS r WHERE r.table = c.oid::regclass::text) AS resources,
+      (SELECT to_jsonb(g) - 'table' FROM api_key_internal.guarded_tables AS g WHERE g.table = c.oid) AS before
+    FROM pg_class AS c WHERE relnamespace = 'app'::regnamespace AND relkind IN ('r', 'p')
+    ORDER BY relname`)).rows
 
   /** Every privilege on the extension's schemas, functions and relations, one line each. */
   const privileges = async (db) => (await db.query(`
