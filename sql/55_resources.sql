@@ -64,9 +64,10 @@ BEGIN
         SELECT FROM unnest(ARRAY[v_resource.id_column, v_resource.owner_column, v_resource.tenant_column]) AS name
         WHERE name IS NOT NULL AND name NOT IN (
             SELECT attname FROM pg_attribute WHERE attrelid = v_resource."table"))
+        OR api_key_internal.id_operator(v_resource."table", v_resource.id_column, v_resource.tenant_column) IS NULL
     THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('the table of the resource %s has changed', p_type),
-            DETAIL = 'The table or a column that it was defined with is gone or has another name.',
+            DETAIL = 'The table, a column or the unique index that it was defined with is gone, or has another name.',
             HINT = 'Call api_key.define_resource again, or api_key.remove_resource.';
     END IF;
     RETURN v_resource;

@@ -179,6 +179,10 @@ SELECT api_key.authorize('page', 'bad', 'read');
 ALTER TABLE app.docs RENAME COLUMN owner_id TO author_id;
 SELECT api_key.authorize('doc', '1', 'read');
 \echo :SQLSTATE
+SELECT api_key.define_resource('page', 'app.pages', 'slug');
+ALTER TABLE app.pages DROP CONSTRAINT pages_pkey;
+SELECT api_key.authorize('page', 'a', 'read');
+\echo :SQLSTATE
 DROP TABLE app.pages;
 SELECT api_key.protect_resource('page');
 \echo :SQLSTATE
