@@ -101,62 +101,12 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.own_policies IS 'The permissive policies that an application has made itself.';
 
--- PostgreSQL checks foreign keys without row security: a reference to a row that the caller may not
--- see would succeed, and so tell that it is there. This trigger's name sorts before those of the
--- foreign keys ("RI_..."), so it answers first, to a hidden row and to none alike, in the words that
--- PostgreSQL has for tables with row security. It runs with the rights of whoever writes. Unlike the
--- WITH CHECK of a policy it sees rows of the same statement, and may ask the table itself.
+-- In Rust (src/pg/references.rs). The name of its trigger sorts before those of foreign keys ("RI_..."),
+-- so that it answers first, to a hidden row and to none alike. It runs with the rights of whoever
+-- writes. Unlike the WITH CHECK of a policy it sees rows of the same statement, and may ask the
+-- table itself.
 CREATE FUNCTION api_key_internal.check_references() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_reference record;
-    v_holds boolean;
-BEGIN
-    -- Who sees all: superusers, BYPASSRLS, and what foreign keys themselves do (ON DELETE SET DEFAULT).
-    IF NOT row_security_active(TG_RELID) THEN
-        RETURN NULL;
-    END IF;
-    FOR v_reference IN
-        SELECT c.conname, c.confrelid, string_agg(format('($1).%I IS NULL', f.attname), ' OR ') AS is_null,
-               string_agg(format('($1).%1$I IS NOT DISTINCT FROM ($2).%1$I', f.attname), ' AND ') AS is_same,
-               -- As PostgreSQL does it itself: only a partitioned table is looked into.
-               format('SELECT FROM %s %s AS p WHERE %s',
-                   CASE t.relkind WHEN 'r' THEN 'ONLY' END, c.confrelid::regclass,
-                   string_agg(format('p.%I OPERATOR(%I.%s) ($1).%I', k.attname, n.nspname, o.oprname, f.attname),
-                              ' AND ')) AS row_there
-        FROM pg_constraint AS c JOIN pg_class AS t ON t.oid = c.confrelid,
-             unnest(c.conkey, c.confkey, c.conpfeqop) AS u (conkey, confkey, operator)
-             JOIN pg_operator AS o ON o.oid = operator JOIN pg_namespace AS n ON n.oid = o.oprnamespace,
-             pg_attribute AS f, pg_attribute AS k
-        WHERE c.conrelid = TG_RELID AND c.contype = 'f'
-          AND f.attrelid = c.conrelid AND f.attnum = u.conkey
-          AND k.attrelid = c.confrelid AND k.attnum = u.confkey
-          AND row_security_active(c.confrelid)
-          AND EXISTS (SELECT FROM pg_policy
-                      WHERE polrelid = c.confrelid AND polname IN ('api_key_tenant', 'api_key_resource_select_only'))
-          -- A key to a partitioned table stands in the catalog once more for each partition.
-          AND NOT EXISTS (SELECT FROM pg_constraint AS whole
-                          WHERE whole.oid = c.conparentid AND whole.conrelid = c.conrelid)
-        GROUP BY c.oid, c.conname, c.confrelid, t.relkind
-        ORDER BY c.conname
-    LOOP
-        EXECUTE format('SELECT %s OR %s OR EXISTS (%s)', v_reference.is_null,
-            CASE TG_OP WHEN 'UPDATE' THEN v_reference.is_same ELSE 'false' END, v_reference.row_there)
-            INTO v_holds USING NEW, CASE TG_OP WHEN 'UPDATE' THEN OLD ELSE NEW END;
-        IF NOT v_holds THEN
-            RAISE EXCEPTION USING ERRCODE = '23503',
-                MESSAGE = format('insert or update on table "%s" violates foreign key constraint "%s"',
-                    TG_TABLE_NAME, v_reference.conname),
-                DETAIL = format('Key is not present in table "%s".',
-                    (SELECT relname FROM pg_class WHERE oid = v_reference.confrelid)),
-                SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME, CONSTRAINT = v_reference.conname;
-        END IF;
-    END LOOP;
-    RETURN NULL;
-END
-$$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'check_references';
 COMMENT ON FUNCTION api_key_internal.check_references IS 'Answers a reference to a row that the writer may not read as if there were none.';
 
 CREATE FUNCTION api_key_internal.guard(p_table regclass) RETURNS void

@@ -16,6 +16,7 @@ mod legacy;
 mod limits;
 mod pending;
 mod recording;
+mod references;
 mod resources;
 mod root_key;
 mod rows;

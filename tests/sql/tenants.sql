@@ -140,6 +140,47 @@ INSERT INTO app."Notes" (id, folder_id) SELECT 30, id FROM folder;
 INSERT INTO app."Notes" (id, folder_id) VALUES (31, NULL), (32, 3);
 UPDATE app."Notes" SET code = 'x' WHERE id = 1;
 ROLLBACK;
+-- What was found before is found again under another name, and for another role.
+ALTER TABLE app.folders RENAME TO moved;
+ALTER TABLE app.moved RENAME id TO key;
+CREATE TABLE app.folders AS SELECT 98 AS id;
+:request_a
+INSERT INTO app."Notes" (id, folder_id) VALUES (20, 3);
+SAVEPOINT s;
+INSERT INTO app."Notes" (id, folder_id) VALUES (21, 98);
+ROLLBACK TO s;
+INSERT INTO app."Notes" (id, folder_id) VALUES (21, 2);
+ROLLBACK;
+DROP TABLE app.folders;
+ALTER TABLE app.moved RENAME key TO id;
+ALTER TABLE app.moved RENAME TO folders;
+BEGIN;
+INSERT INTO app."Notes" (id, "Tenant", folder_id) VALUES (22, :a, 2);
+SAVEPOINT s;
+INSERT INTO app."Notes" (id, "Tenant", folder_id) VALUES (23, :a, 98);
+ROLLBACK;
+:request_b
+INSERT INTO app."Notes" (id, folder_id) VALUES (24, 4) ON CONFLICT DO NOTHING;
+INSERT INTO app."Notes" (id, folder_id) VALUES (24, 3);
+ROLLBACK;
+-- Foreign keys to a partitioned table.
+CREATE TABLE app.shelves (id integer PRIMARY KEY, tenant_id uuid) PARTITION BY RANGE (id);
+CREATE TABLE app.shelves_1 PARTITION OF app.shelves FOR VALUES FROM (1) TO (10);
+CREATE TABLE app.shelves_2 PARTITION OF app.shelves FOR VALUES FROM (10) TO (20);
+CREATE TABLE app.boxes (id integer PRIMARY KEY, tenant_id uuid, shelf_id integer CONSTRAINT shelf REFERENCES app.shelves);
+INSERT INTO app.shelves VALUES (1, :a), (11, :a), (12, :b);
+SET client_min_messages = error;
+SELECT api_key.isolate_tenants('app.shelves') -> 'partitions' AS partitions, api_key.isolate_tenants('app.boxes') -> 'foreign_keys' AS foreign_keys;
+RESET client_min_messages;
+:request_a
+INSERT INTO app.boxes (id, shelf_id) VALUES (1, 1), (2, 11);
+SAVEPOINT s;
+INSERT INTO app.boxes (id, shelf_id) VALUES (3, 12);
+ROLLBACK TO s;
+INSERT INTO app.boxes (id, shelf_id) VALUES (3, 13);
+ROLLBACK;
+SELECT api_key.remove_tenant_isolation('app.boxes') ->> 'row_security' AS boxes, api_key.remove_tenant_isolation('app.shelves') ->> 'row_security' AS shelves;
+
 -- A table that refers to itself, by several columns.
 CREATE TABLE app.tree (tenant_id uuid, a integer, b integer, up_a integer, up_b integer, PRIMARY KEY (a, b), CONSTRAINT up FOREIGN KEY (up_a, up_b) REFERENCES app.tree DEFERRABLE);
 INSERT INTO app.tree VALUES (:b, 1, 1);
