@@ -243,6 +243,8 @@ impl Requester {
             }
             _ => Vec::new(),
         };
+        // PostgreSQL's texts end where such a byte is.
+        self.scopes.retain(|scope| !scope.contains('\0'));
     }
 
     /// What policies written for tokens read.

@@ -8,7 +8,7 @@ use super::array;
 use super::call::{argument, sql_function};
 use super::error::Error;
 use super::jsonb::{self, Value};
-use super::shared::{self, Counter, State};
+use super::shared::{self, Counter, Sharded, State};
 use crate::core::gcra::Rate;
 use crate::core::memo::Tag;
 use crate::core::refusal::{Standing, seconds};
@@ -164,6 +164,10 @@ impl Limit {
         Rate::new(self.max_requests, self.period, self.burst)
     }
 
+    fn counts<'a>(&self, state: &'a State) -> &'a Sharded<Tag, i64> {
+        if self.per == Some(Per::Client) { &state.client_limits } else { &state.limits }
+    }
+
     /// What the count is kept under. The definition is part of it: another one begins anew, and
     /// transactions that still see the old one cannot spend what the new one allows.
     fn bucket(&self, state: &State, subject: &[u8]) -> Tag {
@@ -187,7 +191,7 @@ impl Limit {
                 Error::NoRateLimits.raise();
             }
             let bucket = self.bucket(state, subject);
-            let taken = state.limits.with(&bucket, |table| {
+            let taken = self.counts(state).with(&bucket, |table| {
                 // A bucket that is full again needs no entry.
                 let entry = table.entry_reusing(bucket, || 0, |arrival| *arrival <= now);
                 entry.map(|arrival| {
@@ -212,7 +216,7 @@ impl Limit {
     pub fn give_back(&self, subject: &[u8]) {
         shared::with(|state| {
             let bucket = self.bucket(state, subject);
-            state.limits.with(&bucket, |table| {
+            self.counts(state).with(&bucket, |table| {
                 if let Some(arrival) = table.find(&bucket) {
                     self.rate().give_back(arrival);
                 }

@@ -342,7 +342,7 @@ pub fn register(preloading: bool) {
         );
         integer(
             c"api_key.rate_limit_entries",
-            c"Subjects of rate limits that are counted at a time, 32 bytes each.",
+            c"Subjects of rate limits that are counted at a time, 32 bytes each; as many clients besides.",
             c"Those for whom there is no room are refused.",
             &RATE_LIMIT_ENTRIES,
             (64, 64 * 1024 * 1024),

@@ -25,7 +25,7 @@ const SHARDS: usize = 16;
 /// Sets of counters, so that backends do not fight over a cache line.
 const STRIPES: usize = 16;
 /// Kinds of tables that are locked.
-const TABLES: usize = 6;
+const TABLES: usize = 7;
 /// Better hashes that can wait for the worker.
 const UPGRADES: usize = 1024;
 /// Texts of legacy keys whose row is remembered.
@@ -214,6 +214,8 @@ pub struct State {
     pub places: Sharded<Place, Uuid>,
     /// Rate limits: the state of a [`crate::core::gcra::Rate`] for each limit and subject.
     pub limits: Sharded<Tag, i64>,
+    /// Those of clients, who need no key to be many: they take no room from the others.
+    pub client_limits: Sharded<Tag, i64>,
 }
 
 thread_local! {
@@ -277,6 +279,13 @@ impl State {
                 upgrades: Self::table(header, places.upgrades, UPGRADES, locks, 3),
                 places: Self::table(header, places.places, PLACES, locks, 4),
                 limits: Self::table(header, places.limits, sizes.rate_limit_entries, locks, 5),
+                client_limits: Self::table(
+                    header,
+                    places.client_limits,
+                    sizes.rate_limit_entries,
+                    locks,
+                    6,
+                ),
             }
         }
     }
@@ -394,6 +403,7 @@ struct Places {
     upgrades: usize,
     places: usize,
     limits: usize,
+    client_limits: usize,
     end: usize,
 }
 
@@ -410,8 +420,9 @@ impl Places {
         let upgrades = after::<KeyRef, i64>(failures, sizes.failure_entries);
         let places = after::<KeyRef, Upgrade>(upgrades, UPGRADES);
         let limits = after::<Place, Uuid>(places, PLACES);
-        let end = after::<Tag, i64>(limits, sizes.rate_limit_entries);
-        Self { memo, usage, refusals, failures, upgrades, places, limits, end }
+        let client_limits = after::<Tag, i64>(limits, sizes.rate_limit_entries);
+        let end = after::<Tag, i64>(client_limits, sizes.rate_limit_entries);
+        Self { memo, usage, refusals, failures, upgrades, places, limits, client_limits, end }
     }
 }
 
@@ -442,6 +453,7 @@ unsafe fn initialise(header: *mut Header, sizes: Sizes) {
         vacate::<KeyRef, Upgrade>(base, places.upgrades, UPGRADES);
         vacate::<Place, Uuid>(base, places.places, PLACES);
         vacate::<Tag, i64>(base, places.limits, sizes.rate_limit_entries);
+        vacate::<Tag, i64>(base, places.client_limits, sizes.rate_limit_entries);
         pg_sys::ConditionVariableInit(&raw mut (*header).room);
         let mut key = zeroize::Zeroizing::new([0; 64]);
         if SysRng.try_fill_bytes(&mut *key).is_err() {
