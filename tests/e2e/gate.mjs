@@ -60,7 +60,7 @@ export async function application(cluster, name) {
   return db
 }
 
-/** An application with settings of its own, and the gate in front of it; `another` starts another PostgREST. */
+/** An application with settings of its own, and the gate in front of it; `another` starts another PostgREST, maybe on a standby. */
 export async function gate(cluster, name, settings = {}, config = {}) {
   let db = await application(cluster, name)
   for (const [setting, value] of Object.entries(settings)) {
@@ -68,7 +68,8 @@ export async function gate(cluster, name, settings = {}, config = {}) {
   }
   db = await cluster.connect(name) // With the settings.
   const agent = new Agent({ keepAlive: true, maxSockets: 64 })
-  const start = async () => behind(db, await cluster.postgrest(name, { ...CONFIG, ...config }), agent)
+  const start = async (server = cluster, more = {}) =>
+    behind(db, await server.postgrest(name, { ...CONFIG, ...config, ...more }), agent)
   return { ...await start(), another: start }
 }
 
@@ -79,15 +80,15 @@ function behind(db, server, agent) {
     /** Issues a key of a tier without limits. */
     issue: (args = {}) => call(db, 'issue_api_key', { p_user_id: randomUUID(), p_tier: 'pro', ...args }),
     /** A request; `headers` as node:http takes them, a list for a header that is repeated. */
-    ask: (method, path, { key, headers = {}, body } = {}) => ask(agent, method, `${server.url}${path}`,
+    ask: (method, path, { key, headers = {}, body } = {}) => ask(agent, method, new URL(server.url).port, path,
       { ...(key === undefined ? {} : { 'X-API-Key': key }), ...headers }, body),
   }
 }
 
-function ask(agent, method, url, headers, body) {
+function ask(agent, method, port, path, headers, body) {
   const content = body === undefined ? {} : { 'Content-Type': 'application/json' }
   return new Promise((resolve, reject) => {
-    const request = send(url, { agent, method, headers: { ...content, ...headers } }, (response) => {
+    const request = send({ agent, method, host: '127.0.0.1', port, path, headers: { ...content, ...headers } }, (response) => {
       let text = ''
       response.setEncoding('utf8').on('data', (part) => { text += part }).on('end', () => {
         const isJson = text !== '' && /json/.test(response.headers['content-type'])

@@ -372,6 +372,20 @@ describe('the gate', () => {
     }
   })
 
+  it('stands in front of a standby too, with limits of its own', async () => {
+    const { api_key: key, key_id: id } = await issue(open, { p_scopes: ['articles:*'] })
+    await call(open.db, 'define_rate_limit', { p_name: 'node', p_limit: 2, p_period: '1 day', p_per: 'key' })
+    const { ask } = await open.another(await cluster.standby(CHEAP), { 'db-channel-enabled': false })
+    const answers = []
+    for (let n = 0; n < 3; n++) answers.push(await ask('GET', '/rpc/identity', { key }))
+    assert.deepEqual(answers.map(({ status }) => status), [200, 200, 429])
+    assert.equal(answers[0].body.key_id, id)
+    admitted(await open.ask('GET', '/rpc/identity', { key }))
+    await call(open.db, 'remove_rate_limit', { p_name: 'node' })
+    await call(open.db, 'revoke_api_key', { p_key_id: id })
+    await until('the revocation to arrive', async () => (await ask('GET', '/documents', { key })).body.code === 'REVOKED')
+  })
+
   describe('limits', () => {
     const define = (at, name, args) => call(at.db, 'define_rate_limit', { p_name: name, p_period: '1 hour', ...args })
 

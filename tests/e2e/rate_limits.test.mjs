@@ -151,12 +151,13 @@ describe('a rate limit', () => {
     assert.equal(await allowed(snapshot, 'seen', 10), 0)
   })
 
-  it('is kept however wide it is, or not defined', async () => {
+  it('is kept however wide it is', async () => {
     const burst = 2_147_483_647
-    const refused = await define(db, 'wide', { p_limit: 1, p_period: '366 days', p_burst: burst }).then(() => false, ({ code }) => code)
-    if (refused) return assert.equal(refused, '22023')
-    assert.equal((await check(db, 'wide', 'x', burst)).allowed, true)
-    assert.equal((await check(db, 'wide', 'x', burst)).allowed, false)
+    await define(db, 'wide', { p_limit: 1, p_period: '366 days', p_burst: burst })
+    const answers = []
+    for (let n = 0; n < 3; n++) answers.push((await check(db, 'wide', 'x', burst)).allowed)
+    assert.ok(answers.filter(Boolean).length <= 1)
+    assert.equal((await check(db, 'wide', 'y')).allowed, true)
   })
 
   it('counts in READ ONLY transactions, and in those that roll back', async () => {
@@ -233,7 +234,8 @@ describe('a rate limit', () => {
     })
 
     it('of a path however it is written', async () => {
-      const requests = ['/rpc/identity', '/rpc/identity?', '/rpc/identity?columns=x', '/%72pc/identity', '/rpc/%69dentity', '/rpc/identit%79', '/%72%70%63/identity']
+      const requests = ['/rpc/identity', '/rpc/identity?', '/rpc/identity?columns=x', '/%72pc/identity', '/rpc/%69dentity', '/rpc/identit%79', '/%72%70%63/identity', 'rpc/identity',
+        'http://x/rpc/identity']
       const pro = await issue({})
       await under({ p_path: '/rpc/identity' }, requests.map((path) => get(pro, path)), [true, ...Array(requests.length - 1).fill(false)])
     })
