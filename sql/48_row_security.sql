@@ -183,6 +183,13 @@ AS $$
             ON d.refclassid = 'pg_class'::regclass AND d.refobjid = readers.oid
                AND d.classid = 'pg_rewrite'::regclass
         JOIN pg_rewrite AS r ON r.oid = d.objid
+    ), others (attnum) AS (
+        -- Columns that others than the owner may write; 0 for all.
+        SELECT 0 FROM pg_class AS c, aclexplode(c.relacl) AS acl
+        WHERE c.oid = p_table AND acl.grantee <> c.relowner AND acl.privilege_type IN ('INSERT', 'UPDATE')
+        UNION ALL
+        SELECT a.attnum FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid, aclexplode(a.attacl) AS acl
+        WHERE a.attrelid = p_table AND acl.grantee <> c.relowner AND acl.privilege_type IN ('INSERT', 'UPDATE')
     )
     SELECT jsonb_build_object(
         -- Where a value is taken, a unique index says so to everybody (23505).
@@ -192,7 +199,11 @@ AS $$
             FROM pg_index AS i, LATERAL (
                 SELECT jsonb_agg(a.attname ORDER BY k.n) AS names,
                        bool_or(a.attname = ANY (p_columns)) AS own,
-                       NOT bool_or(a.atttypid = 'uuid'::regtype AND pg_get_expr(ad.adbin, ad.adrelid)
+                       -- Somebody else may write one of the columns, and none is random.
+                       bool_or(coalesce(a.attidentity <> 'a' AND a.attgenerated = '' AND (
+                           NOT EXISTS (SELECT FROM others WHERE attnum > 0)
+                           OR EXISTS (SELECT FROM others WHERE others.attnum IN (0, a.attnum))), true))
+                       AND NOT bool_or(a.atttypid = 'uuid'::regtype AND pg_get_expr(ad.adbin, ad.adrelid)
                            ~ '(gen_random_uuid|uuid_generate_v[147]|uuidv[47])\(') IS TRUE AS guessable
                 FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, n)
                 LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum

@@ -59,7 +59,9 @@ DECLARE
     v_default text;
     v_index name;
 BEGIN
-    IF api_key_internal.tenant_column(p_table) IS NULL THEN
+    IF api_key_internal.tenant_column(p_table) IS NULL
+        OR NOT EXISTS (SELECT FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table)
+    THEN
         v_default := api_key_internal.column_default(p_table, p_column);
         IF v_default = 'api_key.current_tenant_id()' AND p_table <> p_whole THEN
             -- A partition that was made since has ours from its table.
@@ -93,45 +95,6 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.isolate IS 'Does the work of isolate_tenants on one table or partition.';
 
--- How many rows of one tenant refer to rows of another, for each foreign key that leads from or to
--- a table. Types with operators of their own are left out: their code would run as the caller.
-CREATE FUNCTION api_key_internal.references_across_tenants(p_table regclass) RETURNS jsonb
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_reference record;
-    v_count bigint;
-    v_found jsonb := '{}';
-BEGIN
-    FOR v_reference IN
-        SELECT c.conname, c.conrelid::regclass AS child, c.confrelid::regclass AS parent,
-               api_key_internal.tenant_column(c.conrelid) AS child_column,
-               api_key_internal.tenant_column(c.confrelid) AS parent_column,
-               string_agg(format('p.%I OPERATOR(pg_catalog.=) c.%I', k.attname, f.attname), ' AND ') AS matches
-        FROM pg_constraint AS c, unnest(c.conkey, c.confkey) AS u (conkey, confkey),
-             pg_attribute AS f, pg_attribute AS k, pg_type AS t
-        WHERE c.contype = 'f' AND c.conparentid = 0 AND p_table IN (c.conrelid, c.confrelid)
-          AND f.attrelid = c.conrelid AND f.attnum = u.conkey
-          AND k.attrelid = c.confrelid AND k.attnum = u.confkey AND t.oid = f.atttypid
-        GROUP BY c.oid, c.conname, c.conrelid, c.confrelid
-        HAVING bool_and(f.atttypid = k.atttypid AND t.typnamespace = 'pg_catalog'::regnamespace)
-    LOOP
-        IF v_reference.child_column IS NOT NULL AND v_reference.parent_column IS NOT NULL THEN
-            EXECUTE format('SELECT count(*) FROM %s AS c JOIN %s AS p ON %s WHERE c.%I IS DISTINCT FROM p.%I',
-                v_reference.child, v_reference.parent, v_reference.matches, v_reference.child_column,
-                v_reference.parent_column) INTO v_count;
-            IF v_count > 0 THEN
-                v_found := v_found || jsonb_build_object(
-                    format('%s.%I', v_reference.child, v_reference.conname), v_count);
-            END IF;
-        END IF;
-    END LOOP;
-    RETURN v_found;
-END
-$$;
-COMMENT ON FUNCTION api_key_internal.references_across_tenants IS 'Counts the rows that refer to rows of another tenant, by foreign key.';
-
 CREATE FUNCTION api_key.isolate_tenants(p_table regclass, p_column name = 'tenant_id') RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -140,7 +103,6 @@ DECLARE
     v_column name;
     v_part regclass;
     v_ways jsonb;
-    v_across jsonb;
     v_result jsonb;
 BEGIN
     PERFORM api_key_internal.check_table(p_table);
@@ -157,7 +119,6 @@ BEGIN
     END LOOP;
 
     v_ways := api_key_internal.ways_past_policies(p_table, ARRAY[p_column]);
-    v_across := api_key_internal.references_across_tenants(p_table);
     SELECT jsonb_build_object(
         'table', p_table::text, 'column', p_column, 'row_security', 'forced',
         'policies', to_jsonb(api_key_internal.our_policies(p_table, 'tenant')),
@@ -171,15 +132,9 @@ BEGIN
         'foreign_keys', (SELECT coalesce(jsonb_object_agg(conname, confrelid::regclass::text), '{}')
                          FROM pg_constraint WHERE conrelid = p_table AND contype = 'f' AND conparentid = 0
                            AND api_key_internal.our_policies(confrelid) <> '{}'),
-        'references_across_tenants', v_across,
         'unique_without_tenant', v_ways -> 'unique') || (v_ways - 'unique')
     INTO v_result FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table;
     PERFORM api_key_internal.warn_of(p_table, v_ways);
-    IF v_across <> '{}' THEN
-        RAISE WARNING USING MESSAGE = format('rows of one tenant refer to rows of another, from or to %s', p_table),
-            DETAIL = format('How many, by foreign key: %s. Deleting such a row tells of the other, or takes it along.', v_across),
-            HINT = 'Correct these references; new ones cannot come about.';
-    END IF;
     PERFORM api_key_internal.audit('tenants_isolated', NULL, NULL, NULL,
         v_result - ARRAY['views', 'privileges', 'referenced_by', 'unique_without_tenant']);
     RETURN v_result;
@@ -189,7 +144,7 @@ COMMENT ON FUNCTION api_key.isolate_tenants IS
 $$Lets each tenant's keys see and change only that tenant's rows of a table, and tells what it did and what it cannot see to.
 
 p_column: holds the tenant, a uuid. Enables and forces row security; makes policies for SELECT, INSERT, UPDATE and DELETE (where the table has permissive policies of its own, only a restrictive one beside them), the default of the column and, if there is none, an index; partitions alike. Foreign keys to isolated tables are checked so that a row of another tenant is like none (23503): whoever writes needs SELECT on the columns they refer to. Without a key nothing is seen. Roles with BYPASSRLS and superusers see all.
-Result: {table, column, row_security, policies, own_policies, default, index, index_made, not_null: false if rows may belong to nobody, partitions, foreign_keys: those checked, with what they refer to, references_across_tenants: how many there are already, by foreign key, unique_without_tenant: [{index, columns, guessable}], views, privileges, referenced_by}. The last four are ways to learn of other tenants' rows in spite of policies: unique indexes tell that a value is taken, views read as their owner, privileges TRUNCATE, REFERENCES and TRIGGER, tables that refer here without being isolated.
+Result: {table, column, row_security, policies, own_policies, default, index, index_made, not_null: false if rows may belong to nobody, partitions, foreign_keys: those checked, with what they refer to, unique_without_tenant: [{index, columns, guessable}], views, privileges, referenced_by}. The last four are ways to learn of other tenants' rows in spite of policies: unique indexes tell that a value is taken (guessable: others may choose it, and it is not random), views read as their owner, privileges TRUNCATE, REFERENCES and TRIGGER, tables that refer here without being isolated.
 Called again it does what is left to do, as for new partitions. Called by the owner of the extension or a superuser; locks the table. Errors: 22023, 55000 isolated by another column.$$;
 
 CREATE FUNCTION api_key.remove_tenant_isolation(p_table regclass) RETURNS jsonb

@@ -171,8 +171,8 @@ unsafe fn row_is_there(
         pg_sys::SPI_connect();
         let there = match plan(relation, key) {
             Finding::Plan(plan) => {
-                let status =
-                    pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), std::ptr::null(), false, 1);
+                let values = values.as_mut_ptr();
+                let status = pg_sys::SPI_execute_plan(plan.1, values, std::ptr::null(), false, 1);
                 status == pg_sys::SPI_OK_SELECT.cast_signed() && pg_sys::SPI_processed > 0
             }
             Finding::ByAnotherKey => true,
@@ -183,22 +183,37 @@ unsafe fn row_is_there(
     }
 }
 
+/// A plan of a foreign key in use: out of `PLANS`, as policies run functions, which may come here
+/// again and find it invalid. Put back when dropped, also by an error.
+struct InUse(pg_sys::Oid, pg_sys::SPIPlanPtr);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let other = PLANS.with_borrow_mut(|plans| plans.insert(self.0, self.1));
+        if let Some(other) = other
+            && !std::thread::panicking()
+        {
+            // SAFETY: made by a use within this one, which is over.
+            unsafe { pg_sys::SPI_freeplan(other) };
+        }
+    }
+}
+
 /// How the row that a key refers to is found.
 enum Finding {
-    Plan(pg_sys::SPIPlanPtr),
+    Plan(InUse),
     ByAnotherKey,
     /// The key is younger than the snapshot of the transaction.
     Unknown,
 }
 
 unsafe fn plan(relation: pg_sys::Relation, key: &pg_sys::ForeignKeyCacheInfo) -> Finding {
-    // SAFETY: within SPI. A plan is kept until it is replaced here.
+    // SAFETY: within SPI. A plan in `PLANS` is in nobody's use.
     unsafe {
-        if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&key.conoid).copied()) {
+        if let Some(plan) = PLANS.with_borrow_mut(|plans| plans.remove(&key.conoid)) {
             if pg_sys::SPI_plan_is_valid(plan) {
-                return Finding::Plan(plan);
+                return Finding::Plan(InUse(key.conoid, plan));
             }
-            PLANS.with_borrow_mut(|plans| plans.remove(&key.conoid));
             pg_sys::SPI_freeplan(plan);
         }
         let mut types = [pg_sys::OIDOID];
@@ -229,8 +244,7 @@ unsafe fn plan(relation: pg_sys::Relation, key: &pg_sys::ForeignKeyCacheInfo) ->
             .collect();
         let plan = pg_sys::SPI_prepare(query, key.nkeys, types.as_mut_ptr());
         pg_sys::SPI_keepplan(plan);
-        PLANS.with_borrow_mut(|plans| plans.insert(key.conoid, plan));
-        Finding::Plan(plan)
+        Finding::Plan(InUse(key.conoid, plan))
     }
 }
 

@@ -181,7 +181,6 @@ FROM unnest(ARRAY[
     'api_key_internal.our_policies(regclass,text)',
     'api_key_internal.own_policies(regclass)',
     'api_key_internal.parts(regclass)',
-    'api_key_internal.references_across_tenants(regclass)',
     'api_key_internal.resource(text)',
     'api_key_internal.resource_rule(api_key_internal.resources,boolean,text,text,text,text)',
     'api_key_internal.tenant_column(regclass)',

@@ -50,7 +50,7 @@ ALTER TABLE app.folders DROP CONSTRAINT folders_pkey CASCADE;
 ALTER TABLE app.folders ADD PRIMARY KEY (id);
 ALTER TABLE app."Notes" ADD CONSTRAINT folder FOREIGN KEY (folder_id) REFERENCES app.folders ON DELETE CASCADE;
 -- Again, it does what is left to do, and changes nothing else.
-SELECT r ->> 'index_made' AS index_made, r -> 'policies' AS policies, r -> 'unique_without_tenant' AS u, r -> 'views' AS v, r -> 'privileges' AS p, r -> 'references_across_tenants' AS x
+SELECT r ->> 'index_made' AS index_made, r -> 'policies' AS policies, r -> 'unique_without_tenant' AS u, r -> 'views' AS v, r -> 'privileges' AS p
 FROM api_key.isolate_tenants('app."Notes"', 'Tenant') AS r;
 SELECT polname, polcmd, polpermissive, polroles, pg_get_expr(polqual, polrelid) AS qual, pg_get_expr(polwithcheck, polrelid) AS with_check
 FROM pg_policy WHERE polrelid = 'app."Notes"'::regclass ORDER BY polname;
