@@ -273,6 +273,66 @@ SELECT api_key.isolate_tenants(NULL);
 \echo :SQLSTATE
 SELECT api_key.isolate_tenants('app.folders_pkey');
 \echo :SQLSTATE
+-- The owner of a table, whose functions planning may run, does not get at the rights of the caller.
+CREATE SCHEMA theirs AUTHORIZATION regress_owner;
+SET ROLE regress_owner;
+CREATE FUNCTION theirs.rise(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        RAISE EXCEPTION 'runs as a superuser';
+    END IF;
+    RETURN 1;
+END $$;
+CREATE TABLE theirs.parent (id integer PRIMARY KEY, tenant_id uuid, owner_id uuid, shown boolean);
+CREATE TABLE theirs.child (id integer, tenant_id uuid, parent_id integer REFERENCES theirs.parent);
+CREATE INDEX ON theirs.parent ((id + theirs.rise(1)));
+INSERT INTO theirs.parent SELECT n FROM generate_series(1, 3) AS n;
+CREATE INDEX ON theirs.child ((id + theirs.rise(1)));
+-- A new session has not yet planned with these indexes. What a superuser does there himself runs them.
+\c -
+SET client_min_messages = error;
+SELECT FROM theirs.parent WHERE shown;
+SELECT api_key.isolate_tenants('theirs.parent') ->> 'row_security' AS row_security;
+SELECT api_key.isolate_tenants('theirs.child') ->> 'row_security' AS row_security;
+SELECT api_key.define_resource('theirs', 'theirs.parent', p_public_when => 'shown');
+SELECT api_key.authorize('theirs', '1', 'read');
+SELECT api_key.remove_resource('theirs');
+RESET client_min_messages;
+-- Nor does it bring the server down: its policy comes to the same foreign key again, and makes the
+-- plan under way invalid.
+GRANT USAGE ON SCHEMA api_key TO regress_owner;
+GRANT EXECUTE ON FUNCTION api_key.current_tenant_id() TO regress_owner;
+SET ROLE regress_owner;
+CREATE FUNCTION theirs.again() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('theirs.depth', true) IS DISTINCT FROM '1' THEN
+        PERFORM set_config('theirs.depth', '1', true);
+        CREATE POLICY other ON theirs.parent USING (true);
+        DROP POLICY other ON theirs.parent;
+        INSERT INTO theirs.child VALUES (2, NULL, 3);
+        PERFORM (SELECT string_agg(repeat('x', 100 * n), '') FROM generate_series(1, 300) AS n);
+        PERFORM set_config('theirs.depth', '', true);
+    END IF;
+    RETURN true;
+END $$;
+SET client_min_messages = error;
+DROP POLICY api_key_tenant ON theirs.parent;
+DROP POLICY api_key_tenant ON theirs.child;
+DROP POLICY api_key_tenant_insert ON theirs.child;
+DROP POLICY api_key_tenant_select ON theirs.parent;
+RESET client_min_messages;
+CREATE POLICY api_key_tenant ON theirs.parent USING (theirs.again());
+CREATE POLICY child ON theirs.child FOR INSERT WITH CHECK (true);
+INSERT INTO theirs.child SELECT 1, NULL, 2 FROM generate_series(1, 5);
+RESET ROLE;
+SELECT count(*) FROM theirs.child;
+SELECT api_key.isolate_tenants('theirs.parent') -> 'policies' AS policies;
+SET client_min_messages = error;
+DROP SCHEMA theirs CASCADE;
+REVOKE USAGE ON SCHEMA api_key FROM regress_owner;
+REVOKE EXECUTE ON FUNCTION api_key.current_tenant_id() FROM regress_owner;
+RESET client_min_messages;
+
 -- Each change is in the audit.
 SELECT event, details ->> 'table' AS "table" FROM api_key.audit_log WHERE event LIKE 'tenant%' ORDER BY audit_id;
 
