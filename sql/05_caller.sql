@@ -103,10 +103,15 @@ DECLARE
     v_caller api_key_internal.caller;
 BEGIN
     v_caller.role_name := api_key_internal.request_role();
-    -- While ANALYZE and the like run code of a table's owner, the session's rights are not lent.
-    v_caller.administrator := NOT api_key_internal.in_restricted_operation()
-        AND has_function_privilege(
-            v_caller.role_name, 'api_key.define_tier(text, integer, text)', 'EXECUTE');
+    -- While ANALYZE, authorize and the like run code of a table's owner, neither the session's rights
+    -- nor its user are lent.
+    IF api_key_internal.in_restricted_operation() THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'keys cannot be managed here',
+            DETAIL = 'Code of a table''s owner runs, in the session of somebody else.',
+            HINT = 'Call it in a statement of its own.';
+    END IF;
+    v_caller.administrator := has_function_privilege(
+        v_caller.role_name, 'api_key.define_tier(text, integer, text)', 'EXECUTE');
     -- Tokens of services may have a "sub" that is not a user's.
     IF NOT v_caller.administrator OR v_claims ->> 'sub' ~ '^[0-9A-Fa-f-]{36}$' THEN
         v_caller.user_id := api_key_internal.claim_uuid(v_claims, 'sub');

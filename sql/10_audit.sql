@@ -21,9 +21,9 @@ CREATE VIEW api_key.audit_log AS
 SELECT audit_id, occurred_at, event, key_id, user_id, tenant_id, actor_role, actor_user_id, details
 FROM api_key_internal.audit_log;
 COMMENT ON VIEW api_key.audit_log IS
-$$Every change of a key, a tier or a scope. Written in the transaction that made the change, and deletable by nobody through the extension; only what was refused is purged in time.
+$$Every change of a key, a tier, a scope, a rate limit, a resource or the isolation of a table. Written in the transaction that made the change, and deletable by nobody through the extension; only what was refused is purged in time.
 
-event: issued, updated, rotated, revoked, deleted, imported, tier_defined, scope_defined, rate_limit_defined, rate_limit_removed, tenants_isolated, tenant_isolation_removed, resource_defined, resource_protected, resource_removed; and refused: verifies that were, written by the worker, as many as are alike in one row.
+event: issued, updated, rotated, revoked, deleted, imported, tier_defined, scope_defined, rate_limit_defined, rate_limit_removed, tenants_isolated, tenant_isolation_removed, resource_defined, resource_protected, resource_removed, compat_installed, compat_removed; and refused: verifies that were, written by the worker, as many as are alike in one row.
 actor_role, actor_user_id: the role and the "sub" of the request. key_id, user_id, tenant_id: the key and its owner. details: what changed, old and new; never a secret or a hash.$$;
 
 CREATE FUNCTION api_key_internal.audit(

@@ -46,7 +46,8 @@ BEGIN
     ELSIF v_granted IS NULL THEN
         PERFORM api_key_internal.refuse('28000', 401, 'An API key is required.',
             'The request was not authenticated by a key.',
-            format('Send the key in the header %s.', current_setting('api_key.header_names')), 'KEY_REQUIRED',
+            format('Send the key in the header %s.', regexp_replace(
+                current_setting('api_key.header_names'), '\s*,\s*', ' or ', 'g')), 'KEY_REQUIRED',
             json_build_object('WWW-Authenticate', v_challenge));
     ELSIF EXISTS (SELECT FROM unnest(p_scopes) AS required WHERE NOT api_key.has_scope(required)) THEN
         PERFORM api_key_internal.refuse('42501', 403, 'This API key lacks a required scope.',
@@ -112,7 +113,7 @@ BEGIN
     IF NOT api_key_internal.is_key_role(p_role::text) THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_role',
             DETAIL = format('The role %I is not in api_key.key_roles.', p_role),
-            HINT = 'Pass one that is, or NULL for the usual one; a superuser can add it with ALTER DATABASE ... SET api_key.key_roles.';
+            HINT = 'Pass one that is, or NULL for the usual one; a superuser can add it with ALTER DATABASE ... SET api_key.key_roles, which holds for new connections.';
     END IF;
     UPDATE api_key_internal.keys SET role = p_role, updated_at = clock_timestamp()
     WHERE key_id = p_key_id;

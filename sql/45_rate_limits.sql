@@ -56,9 +56,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_tier, p_method or p_path',
             DETAIL = 'Which requests a limit is for says nothing without p_per, and the tier of a client is not known.',
             HINT = 'Pass p_per: key, user, tenant, tier or client.';
-    ELSIF p_method NOT IN ('GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE') THEN
+    ELSIF p_method NOT IN ('GET', 'POST', 'PUT', 'PATCH', 'DELETE') THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_method',
-            DETAIL = 'It is none of GET, HEAD, POST, PUT, PATCH and DELETE.',
+            DETAIL = 'It is none of GET (which includes HEAD), POST, PUT, PATCH and DELETE.',
             HINT = 'Pass one of them, or leave it out for all.';
     ELSIF p_path !~ '^[/%]' OR p_path ~ '(^|[^\\])(\\\\)*\\$' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_path',
@@ -82,7 +82,7 @@ $$;
 COMMENT ON FUNCTION api_key.define_rate_limit IS
 $$Defines a rate limit, or redefines it: p_limit requests in p_period, of which p_burst may come at once.
 
-p_burst: NULL for as many as p_limit. p_per: what authenticate_request counts requests by: key, user, tenant, tier or client (address); NULL: it does not, check_rate_limit does. p_tier, p_method, p_path: counts only requests of this tier, this method (GET ...), this path (a pattern as of LIKE, such as /rpc/%). The algorithm is GCRA: in any time t at most p_burst + t * p_limit / p_period get through. A change holds from the next statement on; other numbers begin with the whole burst, the same ones go on counting. Counts are in shared memory: a restart forgets them, and a standby has its own.
+p_burst: NULL for as many as p_limit. p_per: what authenticate_request counts requests by: key, user, tenant, tier or client (address); NULL: it does not, check_rate_limit does. p_tier, p_method, p_path: counts only requests of this tier, this method (GET, which includes HEAD, ...; a STABLE function can be called by GET and by POST), this path (a pattern as of LIKE, such as /rpc/%). The algorithm is GCRA: in any time t at most p_burst + t * p_limit / p_period get through. A change holds from the next statement on; other numbers begin with the whole burst, the same ones go on counting. Counts are in shared memory: a restart forgets them, and a standby has its own.
 Errors: 22023.$$;
 
 CREATE FUNCTION api_key.remove_rate_limit(p_name text)

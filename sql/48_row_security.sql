@@ -221,9 +221,14 @@ AS $$
         'privileges', (
             SELECT coalesce(jsonb_object_agg(role, privileges), '{}')
             FROM (SELECT coalesce(r.rolname, 'PUBLIC') AS role,
-                         jsonb_agg(acl.privilege_type ORDER BY acl.privilege_type) AS privileges
-                  FROM pg_class AS c, aclexplode(c.relacl) AS acl LEFT JOIN pg_roles AS r ON r.oid = acl.grantee
-                  WHERE c.oid = p_table AND acl.grantee <> c.relowner
+                         jsonb_agg(DISTINCT acl.privilege_type) AS privileges
+                  FROM (SELECT relowner, relacl AS acl FROM pg_class
+                        WHERE oid IN (SELECT api_key_internal.parts(p_table))
+                        UNION ALL
+                        SELECT relowner, attacl FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid
+                        WHERE attrelid IN (SELECT api_key_internal.parts(p_table))) AS t,
+                       aclexplode(t.acl) AS acl LEFT JOIN pg_roles AS r ON r.oid = acl.grantee
+                  WHERE acl.grantee <> t.relowner
                     AND acl.privilege_type IN ('TRUNCATE', 'REFERENCES', 'TRIGGER')
                     AND (r.rolsuper OR r.rolbypassrls) IS NOT TRUE
                   GROUP BY 1) AS granted),

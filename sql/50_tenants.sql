@@ -58,6 +58,9 @@ DECLARE
     v_command text;
     v_default text;
     v_index name;
+    -- What was permitted by us before stays so, whatever policies the application has added since.
+    v_permit boolean := api_key_internal.own_policies(p_table) = '{}'
+        OR 'api_key_tenant_select' = ANY (api_key_internal.our_policies(p_table, 'tenant'));
 BEGIN
     IF api_key_internal.tenant_column(p_table) IS NULL
         OR NOT EXISTS (SELECT FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table)
@@ -76,7 +79,7 @@ BEGIN
     -- Restrictive: whatever policies there are besides, no other tenant's row gets through.
     EXECUTE format('CREATE POLICY api_key_tenant ON %s AS RESTRICTIVE FOR ALL USING (%s) WITH CHECK (%s)',
         p_table, v_own, v_own);
-    IF api_key_internal.own_policies(p_table) = '{}' THEN
+    IF v_permit THEN
         FOREACH v_command IN ARRAY ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] LOOP
             EXECUTE format('CREATE POLICY %I ON %s FOR %s %s %s', 'api_key_tenant_' || lower(v_command),
                 p_table, v_command,
@@ -155,6 +158,7 @@ DECLARE
     v_column name;
     v_part regclass;
     v_before api_key_internal.isolated_tables;
+    v_index regclass;
     v_policies text[];
     v_result jsonb;
 BEGIN
@@ -176,11 +180,14 @@ BEGIN
             EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I %s', v_part, v_column,
                 coalesce('SET DEFAULT ' || v_before.default_before, 'DROP DEFAULT'));
         END IF;
-        IF EXISTS (SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
-                   WHERE i.indrelid = v_part AND c.relname = v_before.index_made)
-        THEN
-            EXECUTE format('DROP INDEX %I.%I', (SELECT relnamespace::regnamespace::name FROM pg_class WHERE oid = v_part),
-                v_before.index_made);
+        -- Of its name there may be another one by now.
+        SELECT i.indexrelid::regclass INTO v_index
+        FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = v_part AND c.relname = v_before.index_made AND NOT i.indisunique
+          AND i.indnatts = 1 AND a.attname = v_column;
+        IF v_index IS NOT NULL THEN
+            EXECUTE format('DROP INDEX %s', v_index);
         END IF;
         PERFORM api_key_internal.unguard(v_part);
         IF v_part = p_table THEN

@@ -89,13 +89,14 @@ AS $$
             AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
         JOIN pg_operator AS o ON o.oid = a.amopopr JOIN pg_namespace AS n ON n.oid = o.oprnamespace,
         pg_attribute AS f
-    WHERE i.indrelid = p_table AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+    WHERE i.indrelid = p_table AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
       AND f.attrelid = p_table AND f.attname = p_id_column AND f.attnum = k.attnum
       AND NOT EXISTS (
           SELECT FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS other (attnum, n)
           LEFT JOIN pg_attribute AS oa ON oa.attrelid = p_table AND oa.attnum = other.attnum
-          WHERE other.n <= i.indnkeyatts AND oa.attname IS DISTINCT FROM p_id_column
-            AND oa.attname IS DISTINCT FROM p_tenant_column)
+          -- An expression has no name.
+          WHERE other.n <= i.indnkeyatts
+            AND (oa.attname IN (p_id_column, p_tenant_column)) IS NOT TRUE)
     LIMIT 1
 $$;
 COMMENT ON FUNCTION api_key_internal.id_operator IS 'The operator that finds a row of a resource by its id.';
@@ -123,7 +124,9 @@ BEGIN
     BEGIN
         PERFORM api_key_internal.ask_as_owner(v_owner, format('SELECT CAST($1 AS %s) IS NULL', v_type),
             p_id, NULL, NULL, NULL, NULL);
-    EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
+    EXCEPTION WHEN data_exception OR integrity_constraint_violation OR invalid_schema_name
+        OR syntax_error_or_access_rule_violation
+    THEN
         RETURN false;
     END;
     RETURN coalesce(api_key_internal.ask_as_owner(v_owner,
@@ -163,6 +166,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_condition text;
+    v_has_subquery boolean;
 BEGIN
     IF p_condition IS NULL THEN
         RETURN NULL;
@@ -170,10 +174,13 @@ BEGIN
     -- A policy is parsed, not planned: planning may run functions of the table's owner, such as those
     -- of its indexes, with the caller's rights.
     EXECUTE format(E'CREATE POLICY api_key_condition ON %s USING (%s\n)', p_table, p_condition);
-    SELECT pg_get_expr(polqual, polrelid) INTO v_condition FROM pg_policy
-    WHERE polrelid = p_table AND polname = 'api_key_condition' AND polwithcheck IS NULL;
+    SELECT pg_get_expr(polqual, polrelid), polqual::text LIKE '%{SUBLINK %' INTO v_condition, v_has_subquery
+    FROM pg_policy WHERE polrelid = p_table AND polname = 'api_key_condition' AND polwithcheck IS NULL;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'more than one expression';
+    ELSIF v_has_subquery THEN
+        -- authorize would read the tables in it without their policies.
+        RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it has a subquery, which belongs into a function';
     END IF;
     EXECUTE format('DROP POLICY api_key_condition ON %s', p_table);
     RETURN v_condition;
@@ -233,7 +240,7 @@ COMMENT ON FUNCTION api_key.define_resource IS
 $$Defines a type of resource, the rows of a table, for authorize and protect_resource; or redefines it.
 
 The rule: where p_public_when holds, anyone may read; whoever p_owner_column names (if the row has a tenant, within it) may do all; keys with the scope admin (where there is p_tenant_column, of the same tenant) may do all; all else is refused. A key that is bound to a resource (resource_id) is for that one only.
-p_id_column: unique, alone or with the tenant. p_owner_column: a uuid, NULL if rows have no owners. p_tenant_column: a uuid. p_public_when: a condition as in WHERE, such as 'published'; authorize evaluates it with the rights of the table's owner, policies with those of the caller.
+p_id_column: unique, alone or with the tenant; if with it, several rows may have the id, and who may do something to one of them is authorized, so filter by the tenant as well. p_owner_column: a uuid, NULL if rows have no owners. p_tenant_column: a uuid. p_public_when: a condition as in WHERE without subqueries, such as 'published'; authorize evaluates it with the rights of the table's owner, policies with those of the caller.
 Called by the owner of the extension or a superuser; locks the table. Errors: 22023.$$;
 
 CREATE FUNCTION api_key.remove_resource(p_type text) RETURNS boolean
@@ -270,6 +277,9 @@ DECLARE
     v_rule text;
     v_ways jsonb;
     v_result jsonb;
+    -- What was permitted by us before stays so, whatever policies the application has added since.
+    v_permit boolean := api_key_internal.own_policies(v_table) = '{}'
+        OR 'api_key_resource_select' = ANY (api_key_internal.our_policies(v_table, 'resource'));
 BEGIN
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', v_table);
     IF EXISTS (SELECT FROM api_key_internal.resources AS r
@@ -281,14 +291,15 @@ BEGIN
     END IF;
     PERFORM api_key_internal.unprotect(p_type);
     FOR v_part IN SELECT api_key_internal.parts(v_table) LOOP
+        PERFORM api_key_internal.drop_policies(v_part, 'resource');
         PERFORM api_key_internal.guard(v_part);
         IF v_part <> v_table THEN
             EXECUTE format('CREATE POLICY api_key_resource_part ON %s AS RESTRICTIVE USING (false)', v_part);
         END IF;
     END LOOP;
     -- As with tenants: what restricts, and where an application has not decided itself, what permits.
-    FOREACH v_kind IN ARRAY CASE api_key_internal.own_policies(v_table)
-        WHEN '{}' THEN ARRAY['RESTRICTIVE', 'PERMISSIVE'] ELSE ARRAY['RESTRICTIVE'] END
+    FOREACH v_kind IN ARRAY CASE WHEN v_permit
+        THEN ARRAY['RESTRICTIVE', 'PERMISSIVE'] ELSE ARRAY['RESTRICTIVE'] END
     LOOP
         FOREACH v_command IN ARRAY ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] LOOP
             v_rule := api_key_internal.resource_rule(v_resource, v_command = 'SELECT');

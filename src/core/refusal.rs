@@ -27,7 +27,7 @@ impl Refusal {
         Self { status, code, message, details: None, hint: None, headers: Vec::new() }
     }
 
-    /// A request without a key where one is required, in one of these headers.
+    /// A request without a key where one is required; how its header is called.
     #[must_use]
     pub fn no_key(header_names: &str) -> Self {
         Self {

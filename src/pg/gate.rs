@@ -52,7 +52,7 @@ fn admitted() -> Result<(), Refusal> {
     let key = match headers.key()? {
         Some(text) => Some(verified(text, &mut requester)?),
         None if settings::require_key() => {
-            return Err(Refusal::no_key(&settings::header_names().join(", ")));
+            return Err(Refusal::no_key(&settings::header_names().join(" or ")));
         }
         None => {
             requester.read_claims();
@@ -105,16 +105,19 @@ fn is_key_role(role: &str) -> bool {
     settings::key_roles().iter().any(|allowed| allowed == role)
 }
 
-/// A setting of PostgREST's, in the encoding of the database; empty if it is not set.
+/// A setting of PostgREST's; empty if it is not set.
 fn setting(name: &CStr) -> String {
-    // SAFETY: the name is a C string; the value is copied at once.
+    // SAFETY: the names and values are C strings; PostgreSQL converts them from the encoding of the
+    // database, into a copy if need be, and the result is copied at once.
     unsafe {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
         if value.is_null() {
-            String::new()
-        } else {
-            CStr::from_ptr(value).to_string_lossy().into_owned()
+            return String::new();
         }
+        let length = CStr::from_ptr(value).count_bytes();
+        let length = i32::try_from(length).unwrap_or(0);
+        let value = pg_sys::pg_server_to_any(value, length, pg_sys::pg_enc::PG_UTF8.cast_signed());
+        CStr::from_ptr(value).to_string_lossy().into_owned()
     }
 }
 
@@ -128,9 +131,14 @@ fn path() -> String {
 
 /// Sets a setting until the end of the transaction, as `set_config` does.
 fn set(name: &str, value: &str) {
-    let arguments = [name.into_datum(), value.into_datum(), true.into_datum()];
-    // SAFETY: set_config_by_name takes two texts and a boolean.
+    let Ok(value) = CString::new(value) else { return };
+    // SAFETY: PostgreSQL converts the C string to the encoding of the database, into a copy if need
+    // be; set_config_by_name takes two texts and a boolean.
     unsafe {
+        let length = i32::try_from(value.count_bytes()).unwrap_or(0);
+        let utf8 = pg_sys::pg_enc::PG_UTF8.cast_signed();
+        let value = CStr::from_ptr(pg_sys::pg_any_to_server(value.as_ptr(), length, utf8));
+        let arguments = [name.into_datum(), value.to_bytes().into_datum(), true.into_datum()];
         pgrx::direct_function_call_as_datum(pg_sys::set_config_by_name, &arguments);
     }
 }

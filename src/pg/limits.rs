@@ -156,6 +156,8 @@ impl Limit {
                     != 0
             })
         };
+        // HEAD does what GET does.
+        let method: &[u8] = if method == b"HEAD" { b"GET" } else { method };
         self.method.as_ref().is_none_or(|of| of == method)
             && self.path.as_ref().is_none_or(|pattern| like(pattern))
     }

@@ -51,6 +51,9 @@ unsafe fn check(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
             return nothing;
         }
         let trigger = &*context.cast::<pg_sys::TriggerData>();
+        if trigger.tg_event & pg_sys::TRIGGER_EVENT_ROW == 0 {
+            return nothing;
+        }
         let relation = trigger.tg_relation;
         // Who sees all: superusers, BYPASSRLS, and what foreign keys do themselves (SET DEFAULT).
         if !is_held((*relation).rd_id) {

@@ -4,7 +4,8 @@ use pgrx::prelude::*;
 
 /// The answer of a query about an id and a caller, asked as `owner`. As when PostgreSQL itself runs
 /// code of a table's owner (REINDEX and the like), it can neither change role nor leave a setting
-/// behind, and the owner's tables are read without their own policies, as foreign keys are checked.
+/// behind. The owner's tables that the query itself names are read without their policies, as
+/// foreign keys are checked; a condition with a subquery is no condition (sql/55_resources.sql).
 #[pg_extern(sql = false)]
 fn ask_as_owner(
     owner: pg_sys::Oid,
@@ -39,15 +40,12 @@ fn ask_as_owner(
         pg_sys::SetUserIdAndSecContext(owner, context | restricted.cast_signed());
         let settings = pg_sys::NewGUCNestLevel();
         pg_sys::SPI_connect();
-        let status = pg_sys::SPI_execute_with_args(
-            query.as_ptr(),
-            5,
-            types.as_mut_ptr(),
-            values.as_mut_ptr(),
-            nulls.as_ptr().cast(),
-            true,
-            1,
-        );
+        let plan = pg_sys::SPI_prepare(query.as_ptr(), 5, types.as_mut_ptr());
+        // Policies are put into a query when it is prepared. They hold for the functions that it runs.
+        let restricted = restricted & !pg_sys::SECURITY_NOFORCE_RLS;
+        pg_sys::SetUserIdAndSecContext(owner, context | restricted.cast_signed());
+        let status =
+            pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr().cast(), true, 1);
         let mut answer = None;
         if status == pg_sys::SPI_OK_SELECT.cast_signed() && pg_sys::SPI_processed == 1 {
             let mut is_null = false;

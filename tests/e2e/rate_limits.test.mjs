@@ -229,6 +229,7 @@ describe('a rate limit', () => {
       const [pro, free] = [await issue({}), await issue({ p_tier: 'free' })]
       const post = ['POST', '/documents', { ...pro, body: { title: 'x' } }]
       await under({ p_method: 'POST' }, [get(pro), post, get(pro), post, get(pro)], [true, true, true, false, true])
+      await under({ p_method: 'GET' }, [get(pro), ['HEAD', '/documents', pro], post], [true, false, true])
       await under({ p_path: '/rpc/%' }, [get(pro), get(pro, '/rpc/identity'), get(pro, '/rpc/settings'), get(pro)], [true, true, false, true])
       await under({ p_tier: 'free' }, [get(free), get(free), get(pro), get(pro)], [true, false, true, true])
     })

@@ -261,3 +261,11 @@ SELECT pg_temp.requested(:'of_bob', 'GET', '/x');
 SELECT pg_temp.requested(:'of_ada', 'POST', '/rpc/x');
 SELECT count(*), min(api_key.remove_rate_limit(name)::text) AS removed FROM api_key.rate_limits WHERE name LIKE 'gate-%';
 SELECT event, count(*) FROM api_key.audit_log WHERE event LIKE 'rate_limit%' AND details ->> 'name' LIKE 'gate-%' GROUP BY event ORDER BY event;
+
+-- A NUL in a token ends no scope.
+BEGIN;
+SET LOCAL api_key.trust_token_claims = on;
+SET LOCAL request.headers = '{}';
+SET LOCAL request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": ["admin\u0000", "a:read"]}';
+SELECT api_key.admit_request(), api_key.current_scopes(), api_key.has_scope('admin') AS admin, api_key.has_scope('a:read') AS a_read;
+ROLLBACK;

@@ -134,8 +134,10 @@ SELECT api_key.authorize('doc', '1', 'read');
 :define 'doc', 'app.docs', p_public_when => 'count(*) > 0');
 \echo :SQLSTATE
 :define 'doc', 'app.docs', p_public_when => 'true) OR (true');
+:define 'doc', 'app.docs', p_public_when => 'id IN (SELECT d.id FROM app.docs AS d WHERE d.published)');
 -- A comment ends with its line; names are kept with their schemas.
-:define 'doc', 'app.docs', p_public_when => 'id IN (SELECT d.id FROM app.docs AS d WHERE d.published) -- not yet');
+CREATE FUNCTION app.is_shown(boolean) RETURNS boolean LANGUAGE sql AS 'SELECT $1';
+:define 'doc', 'app.docs', p_public_when => 'app.is_shown(published) -- not yet');
 SELECT public_when FROM api_key.resources;
 
 -- What belongs to the table's owner runs with its rights, not with those of the extension.
@@ -164,6 +166,29 @@ RESET ROLE;
 :define 'trap', 'app.traps', p_public_when => 'app.is_public(id)');
 SELECT api_key.authorize('trap', '1', 'read');
 SELECT current_user = session_user AS same_role, current_setting('app.left', true) AS "left";
+-- Within it, tables that force their policies on their owner do so: a key of none sees nothing.
+SET ROLE regress_owner;
+CREATE TABLE app.held (n integer);
+INSERT INTO app.held VALUES (1);
+ALTER TABLE app.held ENABLE ROW LEVEL SECURITY;
+ALTER TABLE app.held FORCE ROW LEVEL SECURITY;
+CREATE FUNCTION app.count_held() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*) FROM app.held';
+CREATE TABLE app.peeks (id integer PRIMARY KEY, owner_id uuid);
+INSERT INTO app.peeks VALUES (1, NULL);
+RESET ROLE;
+:define 'peek', 'app.peeks', p_public_when => 'app.count_held() > 0');
+SELECT api_key.authorize('peek', '1', 'read');
+SELECT api_key.remove_resource('peek');
+-- A unique index on more than the id, be it an expression, or one that is checked late, finds no one row.
+CREATE TABLE app.twins (id integer, owner_id uuid, n integer, m integer, UNIQUE (m) DEFERRABLE);
+CREATE UNIQUE INDEX ON app.twins (id, (n + 1));
+:define 'twin', 'app.twins');
+:define 'twin', 'app.twins', 'm');
+-- An id that names nothing is none.
+CREATE TABLE app.named (id regclass PRIMARY KEY, owner_id uuid);
+:define 'named', 'app.named');
+SELECT api_key.authorize('named', 'no.such', 'read');
+SELECT api_key.remove_resource('named');
 -- Nor does a name that the caller has put in the way mean anything.
 CREATE FUNCTION pg_temp.has_scope(text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
 CREATE TEMP TABLE docs AS SELECT 1::bigint AS id, true AS published;

@@ -256,6 +256,18 @@ SELECT count(*) FROM api_key_internal.guarded_tables;
 SELECT count(*) FROM app.folders;
 ROLLBACK;
 
+-- A policy that comes later takes nothing away when the table is isolated again.
+CREATE TABLE app.later (tenant_id uuid, n integer);
+SELECT api_key.isolate_tenants('app.later') -> 'policies' AS policies;
+CREATE POLICY writers ON app.later FOR INSERT WITH CHECK (true);
+SELECT r -> 'policies' AS policies, r -> 'own_policies' AS own FROM api_key.isolate_tenants('app.later') AS r;
+-- What is guessable: not what is generated, nor what others may not write.
+CREATE TABLE app.chosen (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tenant_id uuid, code text UNIQUE, slug text UNIQUE, t text);
+REVOKE ALL ON app.chosen FROM regress_user, regress_anon;
+GRANT SELECT, INSERT (slug, t) ON app.chosen TO regress_user;
+SELECT u ->> 'index' AS index, u -> 'guessable' AS guessable
+FROM api_key.isolate_tenants('app.chosen') AS r, jsonb_array_elements(r -> 'unique_without_tenant') AS u ORDER BY 1;
+
 -- What cannot be isolated.
 SELECT api_key.isolate_tenants('app.my_notes', 'Tenant');
 \echo :SQLSTATE
