@@ -109,10 +109,27 @@ CREATE FUNCTION api_key_internal.check_references() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'check_references';
 COMMENT ON FUNCTION api_key_internal.check_references IS 'Answers a reference to a row that the writer may not read as if there were none.';
 
+CREATE FUNCTION api_key_internal.base_type(p_type oid) RETURNS oid
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE base (oid, kind) AS (
+        SELECT oid, typtype FROM pg_type WHERE oid = p_type
+        UNION ALL
+        SELECT b.oid, b.typtype FROM base
+        JOIN pg_type AS d ON d.oid = base.oid JOIN pg_type AS b ON b.oid = d.typbasetype
+        WHERE base.kind = 'd'
+    )
+    SELECT oid FROM base WHERE kind <> 'd'
+$$;
+COMMENT ON FUNCTION api_key_internal.base_type IS 'What a domain is made of; any other type itself.';
+
 CREATE FUNCTION api_key_internal.guard(p_table regclass) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_trigger name;
 BEGIN
     IF api_key_internal.our_policies(p_table) = '{}' THEN
         INSERT INTO api_key_internal.guarded_tables
@@ -121,11 +138,15 @@ BEGIN
             SET was_enabled = excluded.was_enabled, was_forced = excluded.was_forced;
     END IF;
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', p_table);
-    -- A partition has it from its table.
-    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = p_table AND tgname = 'API_KEY_references') THEN
-        EXECUTE format('CREATE TRIGGER "API_KEY_references" AFTER INSERT OR UPDATE ON %s FOR EACH ROW '
-            'EXECUTE FUNCTION api_key_internal.check_references()', p_table);
-    END IF;
+    -- Before PostgreSQL's own triggers ("RI_..."), so that it answers first; and after them, when they
+    -- have locked the row that is referred to: it may be another one by then.
+    FOREACH v_trigger IN ARRAY ARRAY['API_KEY_references', 'api_key_references'] LOOP
+        -- A partition has them from its table.
+        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = p_table AND tgname = v_trigger) THEN
+            EXECUTE format('CREATE TRIGGER %I AFTER INSERT OR UPDATE ON %s FOR EACH ROW '
+                'EXECUTE FUNCTION api_key_internal.check_references()', v_trigger, p_table);
+        END IF;
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.guard IS 'Enables and forces row security, and remembers how it was.';
@@ -136,15 +157,18 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_before api_key_internal.guarded_tables;
+    v_trigger name;
 BEGIN
     IF api_key_internal.our_policies(p_table) <> '{}' THEN
         RETURN;
     END IF;
-    IF EXISTS (SELECT FROM pg_trigger
-               WHERE tgrelid = p_table AND tgname = 'API_KEY_references' AND tgparentid = 0)
-    THEN
-        EXECUTE format('DROP TRIGGER "API_KEY_references" ON %s', p_table);
-    END IF;
+    FOR v_trigger IN
+        SELECT tgname FROM pg_trigger
+        WHERE tgrelid = p_table AND tgparentid = 0
+          AND tgfoid = 'api_key_internal.check_references()'::regprocedure
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', v_trigger, p_table);
+    END LOOP;
     DELETE FROM api_key_internal.guarded_tables AS g WHERE g."table" = p_table
     RETURNING * INTO v_before;
     -- What is not known stays closed.

@@ -21,29 +21,27 @@ $$Resources as defined by define_resource.
 
 protected: whether the table has policies of protect_resource.$$;
 
--- The rule, for policies and for authorize alike. What is asked about the caller is an argument.
-CREATE FUNCTION api_key_internal.resource_rule(
-    p_resource api_key_internal.resources, p_read boolean,
-    p_user_id text = '(SELECT api_key.current_user_id())',
-    p_tenant_id text = '(SELECT api_key.current_tenant_id())',
-    p_is_admin text = '(SELECT api_key.has_scope(''admin''))',
-    p_bound_to text = '(SELECT api_key.current_api_key() ->> ''resource_id'')')
+-- The rule, for policies and for authorize alike.
+CREATE FUNCTION api_key_internal.resource_rule(p_resource api_key_internal.resources, p_read boolean)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     -- A key that is bound to a resource is for no other.
-    SELECT format('(%1$s IS NULL OR %2$I::text = %1$s) AND (', p_bound_to, p_resource.id_column)
+    SELECT format('((SELECT api_key.current_api_key() ->> ''resource_id'') IS NULL'
+                  ' OR %I::text = (SELECT api_key.current_api_key() ->> ''resource_id'')) AND (',
+                  p_resource.id_column)
         || concat_ws(' OR ',
             CASE WHEN p_read THEN '(' || p_resource.public_when || ')' END,
             CASE WHEN p_resource.owner_column IS NOT NULL THEN
-                format('%I = %s', p_resource.owner_column, p_user_id) || CASE
+                format('%I = (SELECT api_key.current_user_id())', p_resource.owner_column) || CASE
                     WHEN p_resource.tenant_column IS NOT NULL THEN
-                        format(' AND (%1$I IS NULL OR %1$I = %2$s)', p_resource.tenant_column, p_tenant_id)
+                        format(' AND (%1$I IS NULL OR %1$I = (SELECT api_key.current_tenant_id()))',
+                               p_resource.tenant_column)
                     ELSE '' END
             END,
-            p_is_admin || CASE WHEN p_resource.tenant_column IS NOT NULL THEN
-                format(' AND %I = %s', p_resource.tenant_column, p_tenant_id) ELSE '' END)
+            '(SELECT api_key.has_scope(''admin''))' || CASE WHEN p_resource.tenant_column IS NOT NULL THEN
+                format(' AND %I = (SELECT api_key.current_tenant_id())', p_resource.tenant_column) ELSE '' END)
         || ')'
 $$;
 COMMENT ON FUNCTION api_key_internal.resource_rule IS 'Who may read a row of a resource, or do all else to it, as a condition on the row.';
@@ -104,11 +102,10 @@ COMMENT ON FUNCTION api_key_internal.id_operator IS 'The operator that finds a r
 -- In Rust (src/pg/resources.rs): the answer of a query about $1 id, $2 user, $3 tenant, $4 whether
 -- admin, $5 id that the key is bound to. Conditions, types and functions of a table are its owner's
 -- to replace, so they run with no more than the owner's rights.
-CREATE FUNCTION api_key_internal.ask_as_owner(
-    p_owner oid, p_query text, p_id text, p_user_id uuid, p_tenant_id uuid, p_is_admin boolean, p_bound_to text)
+CREATE FUNCTION api_key_internal.holds_for(p_owner oid, p_find text, p_id text, p_role oid, p_rule text)
 RETURNS boolean
-LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'ask_as_owner_wrapper';
-COMMENT ON FUNCTION api_key_internal.ask_as_owner IS 'The answer of a query that runs with the rights of a table''s owner.';
+LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'holds_for_wrapper';
+COMMENT ON FUNCTION api_key_internal.holds_for IS 'Whether a rule holds, for a role, for a row that the owner of a table finds.';
 
 CREATE FUNCTION api_key_internal.allows(
     p_resource api_key_internal.resources, p_id text, p_read boolean) RETURNS boolean
@@ -116,26 +113,21 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_owner oid := (SELECT relowner FROM pg_class WHERE oid = p_resource."table");
     -- Without its length, to which a cast would cut the id.
-    v_type text := (SELECT format_type(atttypid, -1) FROM pg_attribute
+    v_type text := (SELECT format_type(api_key_internal.base_type(atttypid), -1) FROM pg_attribute
                     WHERE attrelid = p_resource."table" AND attname = p_resource.id_column);
 BEGIN
     BEGIN
-        PERFORM api_key_internal.ask_as_owner(v_owner, format('SELECT CAST($1 AS %s) IS NULL', v_type),
-            p_id, NULL, NULL, NULL, NULL);
-    EXCEPTION WHEN data_exception OR integrity_constraint_violation OR invalid_schema_name
-        OR syntax_error_or_access_rule_violation
-    THEN
+        EXECUTE format('SELECT CAST($1 AS %s)', v_type) USING p_id;
+    EXCEPTION WHEN data_exception OR invalid_schema_name OR syntax_error_or_access_rule_violation THEN
         RETURN false;
     END;
-    RETURN coalesce(api_key_internal.ask_as_owner(v_owner,
-        format('SELECT bool_or(%s) FROM %s WHERE %I %s CAST($1 AS %s)',
-            api_key_internal.resource_rule(p_resource, p_read, '$2', '$3', '$4', '$5'), p_resource."table",
+    RETURN coalesce(api_key_internal.holds_for(
+        (SELECT relowner FROM pg_class WHERE oid = p_resource."table"),
+        format('SELECT array_agg(t) FROM %s AS t WHERE t.%I %s CAST($1 AS %s)', p_resource."table",
             p_resource.id_column,
             api_key_internal.id_operator(p_resource."table", p_resource.id_column, p_resource.tenant_column), v_type),
-        p_id, api_key.current_user_id(), api_key.current_tenant_id(), api_key.has_scope('admin'),
-        api_key.current_api_key() ->> 'resource_id'), false);
+        p_id, api_key_internal.request_role()::regrole, api_key_internal.resource_rule(p_resource, p_read)), false);
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.allows IS 'Whether the key of the request may read a row of a resource, or do all else to it.';
@@ -179,7 +171,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'more than one expression';
     ELSIF v_has_subquery THEN
-        -- authorize would read the tables in it without their policies.
+        -- authorize has a copy of the row, to which a subquery cannot refer.
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it has a subquery, which belongs into a function';
     END IF;
     EXECUTE format('DROP POLICY api_key_condition ON %s', p_table);
@@ -209,6 +201,15 @@ BEGIN
     END IF;
     PERFORM api_key_internal.check_table(p_table);
     PERFORM api_key_internal.check_column('p_id_column', p_table, p_id_column, false);
+    -- What makes an id of a text runs with the rights of others.
+    IF EXISTS (SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = api_key_internal.base_type(a.atttypid)
+               JOIN pg_roles AS r ON r.oid = t.typowner
+               WHERE a.attrelid = p_table AND a.attname = p_id_column AND NOT r.rolsuper)
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_id_column',
+            DETAIL = format('%s.%I is of a type that a role has made.', p_table, p_id_column),
+            HINT = 'Name a column of a type of PostgreSQL''s or of an extension, such as uuid, integer or text.';
+    END IF;
     IF p_owner_column IS NOT NULL THEN
         PERFORM api_key_internal.check_column('p_owner_column', p_table, p_owner_column, true);
     END IF;
@@ -240,7 +241,7 @@ COMMENT ON FUNCTION api_key.define_resource IS
 $$Defines a type of resource, the rows of a table, for authorize and protect_resource; or redefines it.
 
 The rule: where p_public_when holds, anyone may read; whoever p_owner_column names (if the row has a tenant, within it) may do all; keys with the scope admin (where there is p_tenant_column, of the same tenant) may do all; all else is refused. A key that is bound to a resource (resource_id) is for that one only.
-p_id_column: unique, alone or with the tenant; if with it, several rows may have the id, and who may do something to one of them is authorized, so filter by the tenant as well. p_owner_column: a uuid, NULL if rows have no owners. p_tenant_column: a uuid. p_public_when: a condition as in WHERE without subqueries, such as 'published'; authorize evaluates it with the rights of the table's owner, policies with those of the caller.
+p_id_column: unique, alone or with the tenant; if with it, several rows may have the id, and who may do something to one of them is authorized, so filter by the tenant as well. p_owner_column: a uuid, NULL if rows have no owners. p_tenant_column: a uuid. p_public_when: a condition as in WHERE without subqueries, such as 'published'; it is evaluated with the rights of the caller.
 Called by the owner of the extension or a superuser; locks the table. Errors: 22023.$$;
 
 CREATE FUNCTION api_key.remove_resource(p_type text) RETURNS boolean
