@@ -28,7 +28,7 @@ BEGIN
     ELSIF v_kind IS NULL OR v_kind NOT IN ('r', 'p') THEN
         v_detail := 'It is no table with row security.';
     ELSIF EXISTS (
-        SELECT FROM pg_class WHERE oid = p_table AND relnamespace::regnamespace::text IN (
+        SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = p_table AND n.nspname IN (
             'pg_catalog', 'information_schema', 'pg_toast', 'api_key_internal'))
     THEN
         v_detail := 'It belongs to the system or to the extension.';

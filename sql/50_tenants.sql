@@ -26,7 +26,7 @@ COMMENT ON FUNCTION api_key_internal.tenant_column IS 'The column by which a tab
 
 CREATE FUNCTION api_key_internal.column_default(p_table regclass, p_column name) RETURNS text
 LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
 AS $$
     SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attribute AS a
     JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
