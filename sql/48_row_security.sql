@@ -32,6 +32,13 @@ BEGIN
             'pg_catalog', 'information_schema', 'pg_toast', 'api_key_internal'))
     THEN
         v_detail := 'It belongs to the system or to the extension.';
+    ELSIF EXISTS (
+        SELECT FROM pg_partitioned_table AS p JOIN pg_class AS c ON c.oid = p.partrelid
+        JOIN pg_roles AS r ON r.oid = c.relowner
+        WHERE p.partrelid IN (SELECT api_key_internal.parts(p_table)) AND p.partexprs IS NOT NULL AND NOT r.rolsuper)
+    THEN
+        v_detail := 'It is partitioned by an expression, whose functions would run with the rights of the caller.';
+        v_hint := 'Partition it by columns, or have a superuser own it.';
     ELSIF v_parent IS NOT NULL THEN
         v_detail := format('It is a part of %s, through which its rows are reached without its own policies.', v_parent);
         v_hint := format('Name %s: its parts are seen to as well.', v_parent);
@@ -142,7 +149,9 @@ BEGIN
     -- have locked the row that is referred to: it may be another one by then.
     FOREACH v_trigger IN ARRAY ARRAY['API_KEY_references', 'api_key_references'] LOOP
         -- A partition has them from its table.
-        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = p_table AND tgname = v_trigger) THEN
+        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = p_table AND tgname = v_trigger AND tgenabled <> 'D'
+                       AND tgfoid = 'api_key_internal.check_references()'::regprocedure)
+        THEN
             EXECUTE format('CREATE TRIGGER %I AFTER INSERT OR UPDATE ON %s FOR EACH ROW '
                 'EXECUTE FUNCTION api_key_internal.check_references()', v_trigger, p_table);
         END IF;

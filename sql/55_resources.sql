@@ -75,6 +75,17 @@ COMMENT ON FUNCTION api_key_internal.resource IS 'A defined resource; 22023 if t
 
 -- The equality of the unique index that finds a row by its id; NULL without such an index. Besides the
 -- id it may have the tenant.
+-- A plain type of PostgreSQL's or of an extension: no code of a table's owner makes one of a text.
+CREATE FUNCTION api_key_internal.is_id_type(p_type oid) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT t.typtype = 'b' AND t.typelem = 0 AND r.rolsuper
+    FROM pg_type AS t JOIN pg_roles AS r ON r.oid = t.typowner
+    WHERE t.oid = api_key_internal.base_type(p_type)
+$$;
+COMMENT ON FUNCTION api_key_internal.is_id_type IS 'Whether a type, or what its domain is made of, may be that of an id.';
+
 CREATE FUNCTION api_key_internal.id_operator(p_table regclass, p_id_column name, p_tenant_column name)
 RETURNS text
 LANGUAGE sql STABLE
@@ -89,6 +100,7 @@ AS $$
         pg_attribute AS f
     WHERE i.indrelid = p_table AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
       AND f.attrelid = p_table AND f.attname = p_id_column AND f.attnum = k.attnum
+      AND api_key_internal.is_id_type(f.atttypid)
       AND NOT EXISTS (
           SELECT FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS other (attnum, n)
           LEFT JOIN pg_attribute AS oa ON oa.attrelid = p_table AND oa.attnum = other.attnum
@@ -113,21 +125,31 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_owner oid := (SELECT relowner FROM pg_class WHERE oid = p_resource."table");
+    -- Who sees past policies, or may administer keys, lends that to nobody's condition.
+    v_role oid := (SELECT CASE WHEN r.rolsuper OR r.rolbypassrls
+            OR has_function_privilege(r.oid, 'api_key.define_tier(text, integer, text)', 'EXECUTE')
+            THEN v_owner ELSE r.oid END
+        FROM pg_roles AS r WHERE r.rolname = api_key_internal.request_role());
     -- Without its length, to which a cast would cut the id.
     v_type text := (SELECT format_type(api_key_internal.base_type(atttypid), -1) FROM pg_attribute
                     WHERE attrelid = p_resource."table" AND attname = p_resource.id_column);
 BEGIN
     BEGIN
-        EXECUTE format('SELECT CAST($1 AS %s)', v_type) USING p_id;
+        PERFORM api_key_internal.holds_for(v_owner, format('SELECT ARRAY[CAST($1 AS %s) IS NULL]', v_type),
+            p_id, v_owner, 'SELECT true FROM unnest($1)');
     EXCEPTION WHEN data_exception OR invalid_schema_name OR syntax_error_or_access_rule_violation THEN
         RETURN false;
     END;
     RETURN coalesce(api_key_internal.holds_for(
-        (SELECT relowner FROM pg_class WHERE oid = p_resource."table"),
-        format('SELECT array_agg(t) FROM %s AS t WHERE t.%I %s CAST($1 AS %s)', p_resource."table",
+        v_owner,
+        format('SELECT array_agg("row of a resource") FROM %s AS "row of a resource" WHERE %I %s CAST($1 AS %s)', p_resource."table",
             p_resource.id_column,
             api_key_internal.id_operator(p_resource."table", p_resource.id_column, p_resource.tenant_column), v_type),
-        p_id, api_key_internal.request_role()::regrole, api_key_internal.resource_rule(p_resource, p_read)), false);
+        p_id, v_role,
+        -- Where a condition names the whole row, it does so by the table's name.
+        (SELECT format('SELECT bool_or(%s) FROM unnest($1) AS %I', api_key_internal.resource_rule(p_resource, p_read), relname)
+         FROM pg_class WHERE oid = p_resource."table")), false);
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.allows IS 'Whether the key of the request may read a row of a resource, or do all else to it.';
@@ -159,6 +181,7 @@ AS $$
 DECLARE
     v_condition text;
     v_has_subquery boolean;
+    v_has_system_column boolean;
 BEGIN
     IF p_condition IS NULL THEN
         RETURN NULL;
@@ -166,13 +189,16 @@ BEGIN
     -- A policy is parsed, not planned: planning may run functions of the table's owner, such as those
     -- of its indexes, with the caller's rights.
     EXECUTE format(E'CREATE POLICY api_key_condition ON %s USING (%s\n)', p_table, p_condition);
-    SELECT pg_get_expr(polqual, polrelid), polqual::text LIKE '%{SUBLINK %' INTO v_condition, v_has_subquery
+    SELECT pg_get_expr(polqual, polrelid), polqual::text LIKE '%{SUBLINK %', polqual::text LIKE '%:varattno -%'
+    INTO v_condition, v_has_subquery, v_has_system_column
     FROM pg_policy WHERE polrelid = p_table AND polname = 'api_key_condition' AND polwithcheck IS NULL;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'more than one expression';
     ELSIF v_has_subquery THEN
         -- authorize has a copy of the row, to which a subquery cannot refer.
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it has a subquery, which belongs into a function';
+    ELSIF v_has_system_column THEN
+        RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it names a system column';
     END IF;
     EXECUTE format('DROP POLICY api_key_condition ON %s', p_table);
     RETURN v_condition;
@@ -202,12 +228,11 @@ BEGIN
     PERFORM api_key_internal.check_table(p_table);
     PERFORM api_key_internal.check_column('p_id_column', p_table, p_id_column, false);
     -- What makes an id of a text runs with the rights of others.
-    IF EXISTS (SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = api_key_internal.base_type(a.atttypid)
-               JOIN pg_roles AS r ON r.oid = t.typowner
-               WHERE a.attrelid = p_table AND a.attname = p_id_column AND NOT r.rolsuper)
+    IF NOT EXISTS (SELECT FROM pg_attribute AS a
+                   WHERE a.attrelid = p_table AND a.attname = p_id_column AND api_key_internal.is_id_type(a.atttypid))
     THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_id_column',
-            DETAIL = format('%s.%I is of a type that a role has made.', p_table, p_id_column),
+            DETAIL = format('%s.%I is an array, a row or the like, or of a type that a role has made.', p_table, p_id_column),
             HINT = 'Name a column of a type of PostgreSQL''s or of an extension, such as uuid, integer or text.';
     END IF;
     IF p_owner_column IS NOT NULL THEN
@@ -241,7 +266,7 @@ COMMENT ON FUNCTION api_key.define_resource IS
 $$Defines a type of resource, the rows of a table, for authorize and protect_resource; or redefines it.
 
 The rule: where p_public_when holds, anyone may read; whoever p_owner_column names (if the row has a tenant, within it) may do all; keys with the scope admin (where there is p_tenant_column, of the same tenant) may do all; all else is refused. A key that is bound to a resource (resource_id) is for that one only.
-p_id_column: unique, alone or with the tenant; if with it, several rows may have the id, and who may do something to one of them is authorized, so filter by the tenant as well. p_owner_column: a uuid, NULL if rows have no owners. p_tenant_column: a uuid. p_public_when: a condition as in WHERE without subqueries, such as 'published'; it is evaluated with the rights of the caller.
+p_id_column: unique, alone or with the tenant; if with it, several rows may have the id, and who may do something to one of them is authorized, so filter by the tenant as well. p_owner_column: a uuid, NULL if rows have no owners. p_tenant_column: a uuid. p_public_when: a condition as in WHERE without subqueries, such as 'published'; it is evaluated with the rights of the caller, for administrators with those of the table's owner.
 Called by the owner of the extension or a superuser; locks the table. Errors: 22023.$$;
 
 CREATE FUNCTION api_key.remove_resource(p_type text) RETURNS boolean

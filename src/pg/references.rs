@@ -22,8 +22,8 @@ sql_function!(check_references, pg_finfo_check_references, check);
 /// a partitioned table is looked into. NULL for the copies of a key to a partitioned table, of which
 /// the catalog has one for each partition.
 const FIND_ROW: &CStr = c"\
-    SELECT CASE WHEN whole.conrelid IS DISTINCT FROM c.conrelid THEN pg_catalog.format(
-        'SELECT FROM %s %I.%I AS p WHERE %s', CASE t.relkind WHEN 'r' THEN 'ONLY' END, s.nspname, t.relname,
+    SELECT CASE WHEN (whole.conrelid OPERATOR(pg_catalog.=) c.conrelid) IS NOT TRUE THEN pg_catalog.format(
+        'SELECT FROM %s %I.%I AS p WHERE %s', CASE WHEN t.relkind OPERATOR(pg_catalog.=) 'r' THEN 'ONLY' END, s.nspname, t.relname,
         (SELECT pg_catalog.string_agg(pg_catalog.format('p.%I OPERATOR(%I.%s) $%s', k.attname, n.nspname, o.oprname, u.i), ' AND ')
          FROM ROWS FROM (pg_catalog.unnest(c.confkey), pg_catalog.unnest(c.conpfeqop)) WITH ORDINALITY AS u (confkey, operator, i)
          JOIN pg_catalog.pg_operator AS o ON o.oid OPERATOR(pg_catalog.=) u.operator

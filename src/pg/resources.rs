@@ -4,15 +4,14 @@ use std::ffi::CString;
 
 use pgrx::prelude::*;
 
-/// Whether `rule`, a condition, holds for one of the rows that `find` gives for an id.
+/// Whether `rule`, a query, says yes to the rows that `find`, another one, gives for an id.
 ///
-/// `find` gives them as one array. It runs as `owner` and without the owner's own policies, as
+/// The rows are passed on as one array. `find` runs as `owner` and without the owner's own policies, as
 /// foreign keys are checked. The rule runs as `role`, as it does in a policy. As when PostgreSQL runs
 /// code of a table's owner (REINDEX and the like), neither can change role or leave a setting behind.
 #[pg_extern(sql = false)]
 fn holds_for(owner: pg_sys::Oid, find: &str, id: &str, role: pg_sys::Oid, rule: &str) -> bool {
-    let rule = CString::new(format!("SELECT bool_or({rule}) FROM unnest($1) AS t"));
-    let (Ok(find), Ok(rule)) = (CString::new(find), rule) else { return false };
+    let (Ok(find), Ok(rule)) = (CString::new(find), CString::new(rule)) else { return false };
     let restricted = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION)
         .cast_signed();
     // SAFETY: read-only queries of one column and one row under the snapshot of the caller. Role,

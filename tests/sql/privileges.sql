@@ -177,6 +177,7 @@ FROM unnest(ARRAY[
     'api_key_internal.guard(regclass)',
     'api_key_internal.holds_for(oid,text,text,oid,text)',
     'api_key_internal.id_operator(regclass,name,name)',
+    'api_key_internal.is_id_type(oid)',
     'api_key_internal.index_on(regclass,name)',
     'api_key_internal.isolate(regclass,name,regclass)',
     'api_key_internal.our_policies(regclass,text)',

@@ -137,12 +137,20 @@ SELECT api_key.authorize('doc', '1', 'read');
 :define 'doc', 'app.docs', p_public_when => 'id IN (SELECT d.id FROM app.docs AS d WHERE d.published)');
 -- A comment ends with its line; names are kept with their schemas.
 CREATE FUNCTION app.is_shown(boolean) RETURNS boolean LANGUAGE sql AS 'SELECT $1';
+CREATE TABLE app.rows (id integer PRIMARY KEY, owner_id uuid, t text, rows text, published boolean);
+INSERT INTO app.rows VALUES (1, NULL, 't', 'rows', true), (2, NULL, 't', 'rows', false);
+CREATE FUNCTION app.is_shown(app.rows) RETURNS boolean LANGUAGE sql AS 'SELECT $1.published';
+:define 'row', 'app.rows', p_public_when => 'app.is_shown(rows.*)');
+SELECT api_key.authorize('row', '1', 'read'), api_key.authorize('row', '2', 'read'), api_key.authorize('row', '1', 'write');
+:define 'row', 'app.rows', p_public_when => 'ctid IS NOT NULL');
+SELECT api_key.remove_resource('row');
 :define 'doc', 'app.docs', p_public_when => 'app.is_shown(published) -- not yet');
 SELECT public_when FROM api_key.resources;
 
 -- A condition runs with the rights of the caller, as in a policy: not with those of the extension, nor of
 -- the table's owner. It can neither change role nor leave a setting behind.
 CREATE ROLE regress_owner;
+GRANT regress_anon TO regress_owner;
 GRANT USAGE, CREATE ON SCHEMA app TO regress_owner;
 SET ROLE regress_owner;
 CREATE TABLE app.traps (id text PRIMARY KEY, owner_id uuid);

@@ -287,6 +287,7 @@ SELECT api_key.isolate_tenants('app.folders_pkey');
 \echo :SQLSTATE
 -- The owner of a table, whose functions planning may run, does not get at the rights of the caller.
 CREATE SCHEMA theirs AUTHORIZATION regress_owner;
+GRANT regress_anon TO regress_owner;
 SET ROLE regress_owner;
 CREATE FUNCTION theirs.rise(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
@@ -310,6 +311,9 @@ SELECT api_key.define_resource('theirs', 'theirs.parent', p_public_when => 'show
 SELECT api_key.authorize('theirs', '1', 'read');
 SELECT api_key.remove_resource('theirs');
 RESET client_min_messages;
+CREATE TABLE theirs.divided (id integer, tenant_id uuid) PARTITION BY RANGE ((id + 1));
+ALTER TABLE theirs.divided OWNER TO regress_owner;
+SELECT api_key.isolate_tenants('theirs.divided');
 -- Nor does it bring the server down: its policy comes to the same foreign key again, and makes the
 -- plan under way invalid.
 GRANT USAGE ON SCHEMA api_key TO regress_owner;
@@ -341,6 +345,7 @@ SELECT count(*) FROM theirs.child;
 SELECT api_key.isolate_tenants('theirs.parent') -> 'policies' AS policies;
 SET client_min_messages = error;
 DROP SCHEMA theirs CASCADE;
+REVOKE regress_anon FROM regress_owner;
 REVOKE USAGE ON SCHEMA api_key FROM regress_owner;
 REVOKE EXECUTE ON FUNCTION api_key.current_tenant_id() FROM regress_owner;
 RESET client_min_messages;
