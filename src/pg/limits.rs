@@ -8,6 +8,7 @@ use super::array;
 use super::call::{argument, sql_function};
 use super::error::Error;
 use super::jsonb::{self, Value};
+use super::rows;
 use super::shared::{self, Counter, Sharded, State};
 use crate::core::gcra::Rate;
 use crate::core::memo::Tag;
@@ -78,14 +79,8 @@ impl Limit {
         // the way leaves relation and scan to the resource owner, which releases them. Tuples are
         // of our table, whose columns are known; texts are copied while the tuple is pinned.
         unsafe {
-            let schema = pg_sys::get_namespace_oid(c"api_key_internal".as_ptr(), true);
-            let named = |name: &std::ffi::CStr| pg_sys::get_relname_relid(name.as_ptr(), schema);
-            let table = named(c"rate_limits");
-            if table == pg_sys::InvalidOid {
-                Error::NotInstalled.raise();
-            }
             let lock = pg_sys::AccessShareLock.cast_signed();
-            let table = pg_sys::table_open(table, lock);
+            let table = rows::open_rate_limits(lock);
             let mut key = pg_sys::ScanKeyData::default();
             let by_name = name.is_some();
             if let Some(name) = name {
@@ -102,7 +97,7 @@ impl Limit {
             }
             let scan = pg_sys::systable_beginscan(
                 table,
-                if by_name { named(c"rate_limits_pkey") } else { pg_sys::InvalidOid },
+                if by_name { rows::rate_limits_by_name() } else { pg_sys::InvalidOid },
                 by_name,
                 pg_sys::GetActiveSnapshot(),
                 by_name.into(),
@@ -173,7 +168,8 @@ impl Limit {
     /// What the count is kept under. The definition is part of it: another one begins anew, and
     /// transactions that still see the old one cannot spend what the new one allows.
     fn bucket(&self, state: &State, subject: &[u8]) -> Tag {
-        let mut definition = b"rate limit ".to_vec();
+        let mut definition = Vec::with_capacity(128);
+        definition.extend(b"rate limit ");
         // SAFETY: set since the backend has connected.
         definition.extend(unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes());
         definition.extend(self.max_requests.to_le_bytes());

@@ -58,6 +58,8 @@ struct Layout {
     by_handle: pg_sys::Oid,
     by_prefix: pg_sys::Oid,
     root_key: pg_sys::Oid,
+    rate_limits: pg_sys::Oid,
+    rate_limits_by_name: pg_sys::Oid,
     /// Zero-based position of each `Column`.
     positions: [usize; COUNT],
     /// How many leading columns have to be taken out of a tuple.
@@ -77,7 +79,8 @@ thread_local! {
 unsafe extern "C-unwind" fn forget_layout(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     let layout = LAYOUT.get();
     // InvalidOid means all relations.
-    if relation == pg_sys::InvalidOid || layout.is_some_and(|layout| layout.table == relation) {
+    let is_ours = |layout: Layout| [layout.table, layout.rate_limits].contains(&relation);
+    if relation == pg_sys::InvalidOid || layout.is_some_and(is_ours) {
         LAYOUT.set(None);
         FINGERPRINT.set(None);
     }
@@ -118,12 +121,28 @@ fn layout() -> Layout {
             by_handle: named(c"keys_lookup_handle"),
             by_prefix: named(c"keys_legacy_prefix"),
             root_key: named(c"root_key"),
+            rate_limits: named(c"rate_limits"),
+            rate_limits_by_name: named(c"rate_limits_pkey"),
             positions,
             width,
         };
         LAYOUT.set(Some(layout));
         layout
     }
+}
+
+/// The table of rate limits, opened: another session's changes of its indexes are seen then.
+///
+/// # Safety
+/// The caller closes it.
+pub unsafe fn open_rate_limits(lock: pg_sys::LOCKMODE) -> pg_sys::Relation {
+    // SAFETY: the table is there as long as the extension is.
+    unsafe { pg_sys::table_open(layout().rate_limits, lock) }
+}
+
+/// The index by which a rate limit is found.
+pub fn rate_limits_by_name() -> pg_sys::Oid {
+    layout().rate_limits_by_name
 }
 
 /// The longest prefix by which a legacy key is found.
