@@ -65,7 +65,7 @@ BEGIN
         OR api_key_internal.id_operator(v_resource."table", v_resource.id_column, v_resource.tenant_column) IS NULL
     THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('the table of the resource %s has changed', p_type),
-            DETAIL = 'The table, a column or the unique index that it was defined with is gone, or has another name.',
+            DETAIL = 'The table, a column or the unique index that it was defined with is gone, or has another name or type.',
             HINT = 'Call api_key.define_resource again, or api_key.remove_resource.';
     END IF;
     RETURN v_resource;

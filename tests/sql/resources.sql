@@ -176,6 +176,8 @@ RESET ROLE;
 SET ROLE regress_user;
 SELECT api_key.authorize('trap', '1', 'read');
 RESET ROLE;
+-- An administrator who asks lends his to nobody: then it runs with those of the table's owner.
+SELECT api_key.authorize('trap', '1', 'read');
 SELECT current_user = session_user AS same_role, current_setting('app.left', true) AS "left";
 -- Within it, tables that force their policies on their owner do so: a key of none sees nothing.
 SET ROLE regress_owner;
@@ -195,6 +197,18 @@ CREATE TABLE app.twins (id integer, owner_id uuid, n integer, m integer, UNIQUE 
 CREATE UNIQUE INDEX ON app.twins (id, (n + 1));
 :define 'twin', 'app.twins');
 :define 'twin', 'app.twins', 'm');
+-- The type of an id is looked at each time, not only when the resource is defined.
+SET ROLE regress_owner;
+CREATE FUNCTION app.rises(integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'checks as %', current_user; RETURN true; END $$;
+CREATE DOMAIN app.trap AS integer CHECK (app.rises(VALUE));
+CREATE TABLE app.changing (id integer PRIMARY KEY, owner_id uuid);
+RESET ROLE;
+:define 'changing', 'app.changing');
+SET ROLE regress_owner;
+ALTER TABLE app.changing ALTER id TYPE app.trap[] USING ARRAY[id]::app.trap[];
+RESET ROLE;
+SELECT api_key.authorize('changing', '{1}', 'read');
+SELECT api_key.remove_resource('changing');
 -- An id that names nothing is none.
 CREATE TABLE app.named (id regclass PRIMARY KEY, owner_id uuid);
 :define 'named', 'app.named');
