@@ -77,14 +77,11 @@ BEGIN
     PERFORM api_key_internal.guard(p_table);
     PERFORM api_key_internal.drop_policies(p_table, 'tenant');
     -- Restrictive: whatever policies there are besides, no other tenant's row gets through.
-    EXECUTE format('CREATE POLICY api_key_tenant ON %s AS RESTRICTIVE FOR ALL USING (%s) WITH CHECK (%s)',
-        p_table, v_own, v_own);
+    PERFORM api_key_internal.make_policy(p_table, 'api_key_tenant', 'RESTRICTIVE', 'ALL', v_own);
     IF v_permit THEN
         FOREACH v_command IN ARRAY ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] LOOP
-            EXECUTE format('CREATE POLICY %I ON %s FOR %s %s %s', 'api_key_tenant_' || lower(v_command),
-                p_table, v_command,
-                CASE WHEN v_command <> 'INSERT' THEN format('USING (%s)', v_own) END,
-                CASE WHEN v_command IN ('INSERT', 'UPDATE') THEN format('WITH CHECK (%s)', v_own) END);
+            PERFORM api_key_internal.make_policy(
+                p_table, 'api_key_tenant_' || lower(v_command), 'PERMISSIVE', v_command, v_own);
         END LOOP;
     END IF;
     EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I SET DEFAULT api_key.current_tenant_id()',

@@ -111,9 +111,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.id_operator IS 'The operator that finds a row of a resource by its id.';
 
--- In Rust (src/pg/resources.rs): the answer of a query about $1 id, $2 user, $3 tenant, $4 whether
--- admin, $5 id that the key is bound to. Conditions, types and functions of a table are its owner's
--- to replace, so they run with no more than the owner's rights.
+-- In Rust (src/pg/resources.rs). p_find gives the rows of the id $1 as one array, with the rights of the
+-- owner; p_rule, a query of that array $1, runs with those of the role. Neither has the extension's.
 CREATE FUNCTION api_key_internal.holds_for(p_owner oid, p_find text, p_id text, p_role oid, p_rule text)
 RETURNS boolean
 LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'holds_for_wrapper';
@@ -329,11 +328,9 @@ BEGIN
     LOOP
         FOREACH v_command IN ARRAY ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] LOOP
             v_rule := api_key_internal.resource_rule(v_resource, v_command = 'SELECT');
-            EXECUTE format('CREATE POLICY %I ON %s AS %s FOR %s %s %s',
+            PERFORM api_key_internal.make_policy(v_table,
                 'api_key_resource_' || lower(v_command) || CASE v_kind WHEN 'RESTRICTIVE' THEN '_only' ELSE '' END,
-                v_table, v_kind, v_command,
-                CASE WHEN v_command <> 'INSERT' THEN format('USING (%s)', v_rule) END,
-                CASE WHEN v_command IN ('INSERT', 'UPDATE') THEN format('WITH CHECK (%s)', v_rule) END);
+                v_kind, v_command, v_rule);
         END LOOP;
     END LOOP;
     UPDATE api_key_internal.resources AS r SET protected = true WHERE r.type = p_type;

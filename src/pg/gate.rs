@@ -17,6 +17,7 @@ use super::error::Error;
 use super::identity::{self, Identity};
 use super::jsonb;
 use super::limits::{Limit, Per};
+use super::recording;
 use super::rows::Column;
 use super::settings;
 use super::verify::{self, ProvenKey, Question};
@@ -77,7 +78,7 @@ fn admitted() -> Result<(), Refusal> {
 fn verified(text: &str, requester: &mut Requester) -> Result<(String, Vec<u8>), Refusal> {
     let answer = verify::answer(Question {
         text: Some(text.as_bytes()),
-        client_ip: requester.client.and_then(inet),
+        client_ip: requester.client.and_then(recording::inet),
         ..Question::default()
     });
     match &answer.key {
@@ -140,15 +141,6 @@ fn set(name: &str, value: &str) {
         let value = CStr::from_ptr(pg_sys::pg_any_to_server(value.as_ptr(), length, utf8));
         let arguments = [name.into_datum(), value.to_bytes().into_datum(), true.into_datum()];
         pgrx::direct_function_call_as_datum(pg_sys::set_config_by_name, &arguments);
-    }
-}
-
-fn inet(address: IpAddr) -> Option<pg_sys::Datum> {
-    let text = CString::new(address.to_string()).ok()?;
-    // SAFETY: inet_in takes a C string, which lives over the call.
-    unsafe {
-        let argument = Some(pg_sys::Datum::from(text.as_ptr()));
-        pgrx::direct_function_call_as_datum(pg_sys::inet_in, &[argument])
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a verify records. It writes to memory only; the worker writes to tables.
 
 use std::cell::Cell;
+use std::ffi::CString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use pgrx::pg_sys;
@@ -102,6 +103,16 @@ pub fn address(inet: Option<pg_sys::Datum>) -> Option<Address> {
         _ => IpAddr::V6(Ipv6Addr::from_octets(*ip.first_chunk()?)),
     };
     Some(Address { ip, prefix })
+}
+
+/// The inet datum of an address.
+pub fn inet(ip: IpAddr) -> Option<pg_sys::Datum> {
+    let text = CString::new(ip.to_string()).ok()?;
+    // SAFETY: inet_in takes a C string, which lives over the call.
+    unsafe {
+        let argument = Some(pg_sys::Datum::from(text.as_ptr()));
+        pgrx::direct_function_call_as_datum(pg_sys::inet_in, &[argument])
+    }
 }
 
 /// Says once a session what is missing without preloading.

@@ -1,7 +1,6 @@
 //! Questions about a key: `verify_api_key`, `verify_api_key_hash`, and the proof of possession
 //! that `revoke_own_api_key` asks for.
 
-use std::ffi::CString;
 use std::net::IpAddr;
 
 use pgrx::{IntoDatum, pg_sys};
@@ -288,13 +287,7 @@ fn unmapped(client_ip: pg_sys::Datum) -> pg_sys::Datum {
         IpAddr::V6(ip) if address.prefix == 128 => ip.to_ipv4_mapped(),
         _ => None,
     });
-    let text = mapped.and_then(|ip| CString::new(ip.to_string()).ok());
-    // SAFETY: inet_in takes a C string, which lives over the call.
-    text.and_then(|text| unsafe {
-        let argument = Some(pg_sys::Datum::from(text.as_ptr()));
-        pgrx::direct_function_call_as_datum(pg_sys::inet_in, &[argument])
-    })
-    .unwrap_or(client_ip)
+    mapped.and_then(|ip| recording::inet(ip.into())).unwrap_or(client_ip)
 }
 
 /// `verify_api_key(p_api_key text, p_required_scopes text[], p_client_ip inet, p_resource_id text)`

@@ -150,6 +150,7 @@ FROM unnest(ARRAY[
     'api_key_internal.legacy_credential(text,text)',
     'api_key_internal.locked_key(uuid,api_key_internal.caller)',
     'api_key_internal.make_key(text,uuid)',
+    'api_key_internal.make_policy(regclass,text,text,text,text)',
     'api_key_internal.make_room(uuid,text,uuid)',
     'api_key_internal.mask(text,uuid)',
     'api_key_internal.masked(api_key_internal.keys)',
