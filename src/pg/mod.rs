@@ -8,6 +8,7 @@ mod array;
 mod call;
 mod error;
 mod failures;
+mod foreign;
 mod gate;
 mod identity;
 mod jsonb;

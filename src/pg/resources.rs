@@ -4,6 +4,8 @@ use std::ffi::CString;
 
 use pgrx::prelude::*;
 
+use super::foreign::{AsOwner, Policies};
+
 /// Whether `rule`, a query, says yes to the rows that `find`, another one, gives for an id.
 ///
 /// The rows are passed on as one array. `find` runs as `owner` and without the owner's own policies, as
@@ -12,32 +14,25 @@ use pgrx::prelude::*;
 #[pg_extern(sql = false)]
 fn holds_for(owner: pg_sys::Oid, find: &str, id: &str, role: pg_sys::Oid, rule: &str) -> bool {
     let (Ok(find), Ok(rule)) = (CString::new(find), CString::new(rule)) else { return false };
-    let restricted = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION)
-        .cast_signed();
-    // SAFETY: read-only queries of one column and one row under the snapshot of the caller. Role,
-    // settings and SPI are put back after them; after an error the end of the (sub)transaction does
-    // that. What the first query gives lives until SPI is finished.
+    // SAFETY: read-only queries of one column and one row under the snapshot of the caller. SPI is
+    // finished after them; after an error the end of the (sub)transaction does that. What the first
+    // query gives lives until then.
     unsafe {
-        let (mut caller, mut context) = (pg_sys::InvalidOid, 0);
-        pg_sys::GetUserIdAndSecContext(&mut caller, &mut context);
-        let settings = pg_sys::NewGUCNestLevel();
         pg_sys::SPI_connect();
-
         // Policies are put into a query when it is prepared; what it runs is to be held by them.
-        let unforced = restricted | pg_sys::SECURITY_NOFORCE_RLS.cast_signed();
-        pg_sys::SetUserIdAndSecContext(owner, context | unforced);
-        let find = pg_sys::SPI_prepare(find.as_ptr(), 1, &mut pg_sys::TEXTOID.clone());
-        pg_sys::SetUserIdAndSecContext(owner, context | restricted);
-        let rows = id.into_datum().and_then(|id| first_value(find, id));
-
+        let find = {
+            let _owner = AsOwner::enter(owner, Policies::NotForced);
+            pg_sys::SPI_prepare(find.as_ptr(), 1, &mut pg_sys::TEXTOID.clone())
+        };
+        let rows = {
+            let _owner = AsOwner::enter(owner, Policies::Applied);
+            id.into_datum().and_then(|id| first_value(find, id))
+        };
         let answer = rows.and_then(|(rows, mut kind)| {
-            pg_sys::SetUserIdAndSecContext(role, context | restricted);
+            let _role = AsOwner::enter(role, Policies::Applied);
             first_value(pg_sys::SPI_prepare(rule.as_ptr(), 1, &mut kind), rows)
         });
-
         pg_sys::SPI_finish();
-        pg_sys::AtEOXact_GUC(false, settings);
-        pg_sys::SetUserIdAndSecContext(caller, context);
         answer.is_some_and(|(holds, _)| holds.value() != 0)
     }
 }
