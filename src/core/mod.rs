@@ -6,9 +6,11 @@
 #![deny(missing_docs)]
 
 pub mod base62;
+pub mod claims;
 pub mod forwarded;
 pub mod gcra;
 pub mod hash;
+pub mod headers;
 pub mod jsonb;
 pub mod key;
 pub mod legacy;

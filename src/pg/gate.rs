@@ -2,14 +2,11 @@
 //! or a refusal. `authenticate_request` (sql/40_gate.sql) raises the refusal, because an SQLSTATE
 //! of PostgREST's own does not get through Rust.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::net::{IpAddr, Ipv6Addr};
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use serde::Deserialize;
 use uuid::Uuid;
 
 use super::call::sql_function;
@@ -21,7 +18,8 @@ use super::recording;
 use super::rows::Column;
 use super::settings;
 use super::verify::{self, ProvenKey, Question};
-use crate::core::forwarded;
+use crate::core::claims::Claims;
+use crate::core::headers::Headers;
 use crate::core::refusal::Refusal;
 use crate::core::verdict::Code;
 
@@ -40,20 +38,22 @@ unsafe fn admit(_: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
 
 fn admitted() -> Result<(), Refusal> {
     let headers = setting(c"request.headers");
-    let headers = Headers::parse(&headers);
+    let headers = Headers::parse(&headers).unwrap_or_else(|_| Error::RequestHeaders.raise());
+    let key_headers = settings::header_names();
     // Once through the gate, the key is in the headers no more: it is still who acts.
-    if identity::is_set() && headers.keys().next().is_none() {
+    if identity::is_set() && headers.keys(&key_headers).next().is_none() {
         return Ok(());
     }
     let mut limits = Limits::of(&setting(c"request.method"), &path());
-    let mut requester = Requester { client: headers.client_address(), ..Requester::default() };
+    let client = headers.client_address(settings::trusted_proxies());
+    let mut requester = Requester { client, ..Requester::default() };
     // Before the key is looked at, so that guessing is limited too.
     limits.take(|per| per == Per::Client, &requester)?;
 
-    let key = match headers.key()? {
+    let key = match headers.key(&key_headers)? {
         Some(text) => Some(verified(text, &mut requester)?),
         None if settings::require_key() => {
-            return Err(Refusal::no_key(&settings::header_names().join(" or ")));
+            return Err(Refusal::no_key(&key_headers.join(" or ")));
         }
         None => {
             requester.read_claims();
@@ -63,7 +63,7 @@ fn admitted() -> Result<(), Refusal> {
     limits.take(|per| per != Per::Client, &requester)?;
 
     if let Some((role, object)) = key {
-        set("request.headers", &headers.without_keys());
+        set("request.headers", &headers.without_keys(&key_headers));
         set("request.jwt.claims", &requester.claims(&role));
         set("role", &role);
         identity::set(requester.identity(Some(object)));
@@ -144,66 +144,6 @@ fn set(name: &str, value: &str) {
     }
 }
 
-#[derive(Deserialize, PartialEq, Eq, Hash)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// The headers of the request, as PostgREST has them: of several with one name only the last.
-struct Headers<'a>(HashMap<Text<'a>, Text<'a>>);
-
-impl<'a> Headers<'a> {
-    fn parse(json: &'a str) -> Self {
-        if json.is_empty() {
-            return Self(HashMap::new());
-        }
-        Self(serde_json::from_str(json).unwrap_or_else(|_| Error::RequestHeaders.raise()))
-    }
-
-    fn values(&self, name: impl AsRef<str>) -> impl Iterator<Item = &str> {
-        self.0
-            .iter()
-            .filter(move |(Text(other), _)| other.eq_ignore_ascii_case(name.as_ref()))
-            .map(|(_, Text(value))| value.as_ref())
-    }
-
-    /// The texts that may be keys. White space around a value is no part of it (RFC 9110, section
-    /// 5.5), but PostgREST leaves what follows.
-    fn keys(&self) -> impl Iterator<Item = &str> {
-        let names = settings::header_names();
-        names
-            .into_iter()
-            .flat_map(|name| self.values(name))
-            .map(|text| text.trim_matches([' ', '\t']))
-    }
-
-    /// The text that may be a key.
-    fn key(&self) -> Result<Option<&str>, Refusal> {
-        let mut keys = self.keys();
-        let first = keys.next();
-        if keys.any(|other| Some(other) != first) {
-            return Err(Refusal::several_keys());
-        }
-        Ok(first)
-    }
-
-    /// What is left to the statements of the request, which have no need of the key.
-    fn without_keys(&self) -> String {
-        let names = settings::header_names();
-        let is_key = |name: &str| names.iter().any(|other| other.eq_ignore_ascii_case(name));
-        let others: serde_json::Map<_, _> = self
-            .0
-            .iter()
-            .filter(|(Text(name), _)| !is_key(name))
-            .map(|(Text(name), Text(value))| (name.to_string(), value.as_ref().into()))
-            .collect();
-        serde_json::Value::Object(others).to_string()
-    }
-
-    fn client_address(&self) -> Option<IpAddr> {
-        let forwarded_for = self.values("X-Forwarded-For").next()?;
-        forwarded::client_address(forwarded_for, settings::trusted_proxies())
-    }
-}
-
 /// Who makes the request, as far as it is known.
 #[derive(Default)]
 struct Requester {
@@ -227,24 +167,11 @@ impl Requester {
 
     /// What PostgREST has read from the token of the request.
     fn read_claims(&mut self) {
-        let claims: serde_json::Value =
-            serde_json::from_str(&setting(c"request.jwt.claims")).unwrap_or_default();
-        let text = |name: &str| claims.get(name).and_then(serde_json::Value::as_str);
-        let uuid = |name: &str| text(name).and_then(|text| Uuid::parse_str(text).ok());
-        self.user_id = uuid("sub");
-        self.tenant_id = uuid("tenant_id");
-        self.tier = text("tier").map(str::to_owned);
-        self.scopes = match claims.get("scopes") {
-            Some(serde_json::Value::Array(scopes)) => {
-                scopes.iter().filter_map(|scope| scope.as_str().map(str::to_owned)).collect()
-            }
-            Some(serde_json::Value::String(scopes)) => {
-                scopes.split_whitespace().map(str::to_owned).collect()
-            }
-            _ => Vec::new(),
-        };
-        // PostgreSQL's texts end where such a byte is.
-        self.scopes.retain(|scope| !scope.contains('\0'));
+        let claims = Claims::read(&setting(c"request.jwt.claims"));
+        self.user_id = claims.user_id;
+        self.tenant_id = claims.tenant_id;
+        self.tier = claims.tier;
+        self.scopes = claims.scopes;
     }
 
     /// What policies written for tokens read.

@@ -75,7 +75,8 @@ pub fn found(state: &State, handle: Handle, key_id: Uuid) {
 /// What is to be stored of a hash from elsewhere: `{scheme, stored, handle, imported}`, or NULL if it is
 /// not a hash of the scheme. `scheme` NULL has it told by its form.
 #[pg_extern(sql = false)]
-fn legacy_credential(hash: &str, scheme: Option<&str>) -> Option<pgrx::JsonB> {
+fn legacy_credential(hash: Option<&str>, scheme: Option<&str>) -> Option<pgrx::JsonB> {
+    let hash = hash?;
     let scheme = match scheme {
         Some(name) => Scheme::from_name(name)?,
         None => legacy::detect(hash)?,

@@ -1,0 +1,83 @@
+//! The headers of a request, as PostgREST puts them into the setting `request.headers`.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+use super::forwarded;
+use super::refusal::Refusal;
+
+#[derive(Deserialize, PartialEq, Eq, Hash)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The headers of the request, as PostgREST has them: of several with one name only the last.
+pub struct Headers<'a>(HashMap<Text<'a>, Text<'a>>);
+
+/// Not a JSON object of strings. It holds nothing of the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a JSON object of strings")]
+pub struct Malformed;
+
+impl<'a> Headers<'a> {
+    /// Reads an object of strings; an empty text is one without members.
+    ///
+    /// # Errors
+    /// `Malformed` for all else.
+    pub fn parse(json: &'a str) -> Result<Self, Malformed> {
+        if json.is_empty() {
+            return Ok(Self(HashMap::new()));
+        }
+        serde_json::from_str(json).map(Self).map_err(|_| Malformed)
+    }
+
+    fn values(&self, name: impl AsRef<str>) -> impl Iterator<Item = &str> {
+        self.0
+            .iter()
+            .filter(move |(Text(other), _)| other.eq_ignore_ascii_case(name.as_ref()))
+            .map(|(_, Text(value))| value.as_ref())
+    }
+
+    /// The texts that may be keys: the headers of these names. White space around a value is no part
+    /// of it (RFC 9110, section 5.5), but PostgREST leaves what follows.
+    pub fn keys(&self, names: &[String]) -> impl Iterator<Item = &str> {
+        names
+            .iter()
+            .flat_map(|name| self.values(name))
+            .map(|text| text.trim_matches([' ', '\t']))
+    }
+
+    /// The text that may be a key.
+    ///
+    /// # Errors
+    /// The refusal of a request with two different ones.
+    pub fn key(&self, names: &[String]) -> Result<Option<&str>, Refusal> {
+        let mut keys = self.keys(names);
+        let first = keys.next();
+        if keys.any(|other| Some(other) != first) {
+            return Err(Refusal::several_keys());
+        }
+        Ok(first)
+    }
+
+    /// The JSON text of what is left to the statements of the request, which have no need of the key.
+    #[must_use]
+    pub fn without_keys(&self, names: &[String]) -> String {
+        let is_key = |name: &str| names.iter().any(|other| other.eq_ignore_ascii_case(name));
+        let others: serde_json::Map<_, _> = self
+            .0
+            .iter()
+            .filter(|(Text(name), _)| !is_key(name))
+            .map(|(Text(name), Text(value))| (name.to_string(), value.as_ref().into()))
+            .collect();
+        serde_json::Value::Object(others).to_string()
+    }
+
+    /// The client's address, seen by the outermost of so many trusted proxies.
+    #[must_use]
+    pub fn client_address(&self, trusted_proxies: usize) -> Option<IpAddr> {
+        let forwarded_for = self.values("X-Forwarded-For").next()?;
+        forwarded::client_address(forwarded_for, trusted_proxies)
+    }
+}
