@@ -4,8 +4,9 @@ SHELL = /bin/bash
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-core test-e2e build install installcheck lint bench package clean \
-	prerequisites-build prerequisites-test prerequisites-bench prerequisites-lint prerequisites-package
+.PHONY: help demo test test-core test-e2e fuzz fuzz-smoke fuzz-sql sqlsmith build install installcheck lint \
+	bench package clean prerequisites-build prerequisites-test prerequisites-fuzz prerequisites-bench \
+	prerequisites-lint prerequisites-package
 
 PG_CONFIG ?= pg_config
 DESTDIR ?=
@@ -14,7 +15,8 @@ DESTDIR ?=
 PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 STAGE = target/stage/pg$(PG_MAJOR)
-SCRIPTS = .ci/run tests/cluster tests/demo tests/prerequisites tests/regress
+SCRIPTS = .ci/run tests/bench/base tests/cluster tests/demo tests/fuzz/cargo tests/fuzz/run tests/fuzz/sqlsmith \
+	tests/prerequisites tests/regress
 
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export PG_CONFIG
@@ -30,7 +32,7 @@ help: ## List the targets
 demo: install ## Install what is missing, build, and show a key's life on a throwaway server
 	@tests/demo
 
-test: prerequisites-test test-core install ## Install what is missing, build, and run all tests
+test: prerequisites-test test-core fuzz-smoke install ## Install what is missing, build, and run all tests
 	tests/cluster run -- tests/regress
 	$(MAKE) --no-print-directory test-e2e
 
@@ -42,6 +44,19 @@ test-core: prerequisites-build
 
 test-e2e:
 	cd tests/e2e && npm ci --no-progress && npm test
+
+fuzz: prerequisites-build ## Fuzz the parsers: RUNS inputs each (10000000), SEED to repeat
+	RUNS=$(or $(RUNS),10000000) SEED=$(SEED) tests/fuzz/run $(TARGETS)
+
+fuzz-smoke: prerequisites-build
+	RUNS=20000 SEED=$(SEED) tests/fuzz/run
+
+fuzz-sql: prerequisites-test install ## Call all functions as nobody means it: RUNS statements a session (5000), SEED
+	cd tests/e2e && npm ci --no-progress && \
+		FUZZ_RUNS=$(or $(RUNS),5000) FUZZ_SEED=$(SEED) node --test --test-reporter=spec fuzz_sql.test.mjs
+
+sqlsmith: prerequisites-fuzz install ## Send statements that sqlsmith makes up: RUNS (20000) as each of two roles, SEED
+	tests/fuzz/sqlsmith $(or $(RUNS),20000) $(SEED)
 
 build: prerequisites-build ## Build the extension for the PostgreSQL of PG_CONFIG
 	rm -rf $(STAGE)
@@ -64,15 +79,21 @@ installcheck: ## Run the SQL tests and races against a running server (PGHOST, P
 
 lint: prerequisites-lint ## Check formatting, clippy and the shell scripts
 	cargo fmt --check
+	cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 	cargo clippy --no-default-features --all-targets -- -D warnings
 	cargo clippy --no-default-features --features pg$(PG_MAJOR) --all-targets -- -D warnings
+	tests/fuzz/cargo clippy -- -D warnings
 	shellcheck $(SCRIPTS)
 	@if [ "$$(grep -c '"version": "$(VERSION)"' META.json)" -ne 2 ]; then \
 		echo 'META.json and Cargo.toml disagree about the version' >&2; exit 1; fi
 
-bench: prerequisites-bench install ## Compare verifying with its alternatives on a throwaway server
+bench: prerequisites-bench install ## Compare verifying with its alternatives, or with the build of the commit BASE
 	cd tests/e2e && npm ci --no-progress
+ifdef BASE
+	node tests/bench/two_builds.mjs --base "$$(tests/bench/base $(BASE))"
+else
 	node tests/bench/bench.mjs
+endif
 
 package: prerequisites-package build ## Make dist/: a tar.gz of the installed tree, and the source as a PGXN zip
 	mkdir -p dist
@@ -90,6 +111,9 @@ prerequisites-build:
 
 prerequisites-test:
 	@tests/prerequisites build test
+
+prerequisites-fuzz:
+	@tests/prerequisites build fuzz
 
 prerequisites-bench:
 	@tests/prerequisites build test bench

@@ -42,14 +42,19 @@ export const run = (...args) => start(...args).output
  *    clients?: number, seconds?: number, once?: boolean, rate?: number, seed?: number }} Load */
 
 export class Server {
-  /** @param {Record<string, string>} settings for postgresql.conf */
-  static async start(settings) {
+  /**
+   * @param {Record<string, string>} settings for postgresql.conf
+   * @param {string} pgConfig of the installation
+   */
+  static async start(settings, pgConfig = PG_CONFIG) {
     const server = new Server()
+    server.#env.PG_CONFIG = pgConfig
     server.dir = mkdtempSync(join(tmpdir(), 'api_key-bench-'))
     process.on('exit', () => server.#destroy())
     // What can fail before there is a server comes before.
     await server.#compile()
-    await run(CLUSTER, ['start', server.dir, ...Object.entries(settings).map((s) => s.join('='))])
+    await run(CLUSTER, ['start', server.dir, ...Object.entries(settings).map((s) => s.join('='))],
+      { env: server.#env })
     for (const [, name, value] of (await run(CLUSTER, ['env', server.dir]))
       .matchAll(/^export (\w+)='?(.*?)'?$/gm)) server.#env[name] = value
     return server
@@ -64,7 +69,7 @@ export class Server {
 
   /** Forgets the memo, and what is in shared buffers. */
   async restart() {
-    await run(CLUSTER, ['restart', this.dir])
+    await run(CLUSTER, ['restart', this.dir], { env: this.#env })
   }
 
   /** A new database with the extension; its new keys are hashed at `cost`. */
@@ -150,7 +155,7 @@ export class Server {
 
   async #compile() {
     const [include, lib, bindir] =
-      (await run(PG_CONFIG, ['--includedir', '--libdir', '--bindir'])).trim().split('\n')
+      (await run(this.#env.PG_CONFIG, ['--includedir', '--libdir', '--bindir'])).trim().split('\n')
     this.#bindir = bindir
     const compile = async (program, lacks, ...args) => {
       try {

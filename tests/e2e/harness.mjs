@@ -355,17 +355,17 @@ function base62(number, width) {
 }
 
 /** A command for `run` or `spawn` as the user that the server runs as: see tests/cluster. */
-function asServer(program, args) {
+export function asServer(program, args) {
   const drop = ['--reuid=postgres', '--regid=postgres', '--init-groups', '--']
   return process.getuid() === 0 ? ['setpriv', [...drop, program, ...args]] : [program, args]
 }
 
-async function bindir() {
+export async function bindir() {
   const { stdout } = await run(process.env.PG_CONFIG ?? 'pg_config', ['--bindir'])
   return stdout.trim()
 }
 
-async function run(file, args, { input = '', ...options } = {}) {
+export async function run(file, args, { input = '', ...options } = {}) {
   const child = promisify(execFile)(file, args, { maxBuffer: 1 << 28, ...options })
   child.child.stdin.on('error', () => {}) // A program that ends early does not read to the end.
   child.child.stdin.end(input)

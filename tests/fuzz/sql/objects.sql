@@ -8,7 +8,7 @@ SELECT api_key.define_tier('many'), api_key.define_scope('articles:read', 'Reads
 
 DO $$ BEGIN CREATE ROLE fuzz_owner; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
 CREATE SCHEMA fuzz AUTHORIZATION fuzz_owner;
-GRANT USAGE ON SCHEMA fuzz TO anon, authenticated;
+GRANT USAGE ON SCHEMA fuzz TO anon, authenticated, service_role;
 GRANT USAGE ON SCHEMA api_key TO fuzz_owner;
 GRANT EXECUTE ON FUNCTION api_key.current_tenant_id() TO fuzz_owner;
 SET ROLE fuzz_owner;
@@ -23,8 +23,17 @@ CREATE TABLE fuzz.parted (id integer, tenant_id uuid NOT NULL, PRIMARY KEY (id))
 CREATE TABLE fuzz.part PARTITION OF fuzz.parted FOR VALUES FROM (0) TO (1000);
 CREATE TABLE fuzz.bare (id integer PRIMARY KEY, tenant_id uuid, owner_id uuid, tags text[]);
 CREATE VIEW fuzz.titles AS SELECT title FROM fuzz.books;
+CREATE TABLE fuzz.big (n integer, kept text);
+CREATE TABLE fuzz.old_keys (hash text, prefix text, owner uuid);
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA fuzz TO anon, authenticated;
 RESET ROLE;
+-- Kept compressed, kept elsewhere, and both.
+ALTER TABLE fuzz.big ALTER kept SET STORAGE EXTERNAL;
+INSERT INTO fuzz.big VALUES (1, repeat('x', 10485760)), (2, repeat('legacy_', 80));
+ALTER TABLE fuzz.big ALTER kept SET STORAGE EXTENDED;
+INSERT INTO fuzz.big VALUES (3, repeat('y', 10485760)), (4, repeat('z', 4000));
+INSERT INTO fuzz.old_keys SELECT md5('old ' || n), 'old_', NULLIF(md5('user ' || n)::uuid, md5('user 2')::uuid)
+    FROM generate_series(1, 3) AS n;
 INSERT INTO fuzz.authors SELECT n, md5('tenant ' || n % 2)::uuid, 'Author ' || n FROM generate_series(1, 6) AS n;
 INSERT INTO fuzz.books SELECT n, md5('tenant ' || n % 2)::uuid, 'Book ' || n, n FROM generate_series(1, 6) AS n;
 INSERT INTO fuzz.documents SELECT md5(n::text)::uuid, md5('tenant ' || n % 2)::uuid, md5('user ' || n)::uuid, n = 1
@@ -45,6 +54,11 @@ SELECT n, api_key.issue_api_key(
 FROM generate_series(1, 5) AS n;
 SELECT api_key.revoke_api_key((key ->> 'key_id')::uuid, 'fuzz') FROM fuzz.keys WHERE n = 4;
 SELECT api_key.rotate_api_key((key ->> 'key_id')::uuid) FROM fuzz.keys WHERE n = 5;
+SELECT api_key.import_api_key_hash(hash, scheme, gen_random_uuid(), p_key_prefix => 'legacy_', p_tier => 'many')
+FROM (VALUES ('md5', md5('legacy_planted-text-of-a-legacy-key')),
+    ('sha256', encode(sha256('legacy_planted-text-of-another-key'), 'hex')),
+    ('bcrypt', '$2b$04$abcdefghijklmnopqrstuuyMXVZJLDMDPRKFGpbYmLZkYXCSB0J6.'),
+    ('plaintext', 'legacy_planted-plain-text-of-a-key')) AS of (scheme, hash);
 
 -- A value of each kind in a row, the sensible beside the hostile, for joins with each other.
 CREATE TABLE fuzz.specimens (
@@ -66,3 +80,4 @@ INSERT INTO fuzz.specimens VALUES
      array_fill('articles:read'::text, ARRAY[5000]), array_fill('ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid, ARRAY[3000]),
      array_fill('::/1'::inet, ARRAY[3000]), array_fill(1::bigint, ARRAY[3000]), '[0:1]={a,b}', 4294967295, 4294967295, true),
     (NULL, NULL, 'null', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
+GRANT SELECT ON fuzz.specimens TO PUBLIC;

@@ -10,6 +10,6 @@ WHERE (pronamespace IN ('api_key'::regnamespace, 'api_key_internal'::regnamespac
           AND proname !~ 'range')
   AND has_schema_privilege(pronamespace, 'USAGE') AND has_function_privilege(oid, 'EXECUTE');
 GRANT USAGE ON SCHEMA smith, fuzz TO PUBLIC;
-GRANT SELECT ON smith.pg_proc, fuzz.specimens TO PUBLIC;
+GRANT SELECT ON smith.pg_proc TO PUBLIC;
 ALTER ROLE authenticated LOGIN;
 ALTER ROLE authenticated SET "request.jwt.claims" = '{"sub": "bb9836f5-e2ce-756d-059b-9a4556283bc0"}';
