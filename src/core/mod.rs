@@ -9,6 +9,7 @@ pub mod base62;
 pub mod forwarded;
 pub mod gcra;
 pub mod hash;
+pub mod id;
 pub mod jsonb;
 pub mod key;
 pub mod legacy;
