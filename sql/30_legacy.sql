@@ -98,7 +98,9 @@ BEGIN
     IF v_credential IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid hash',
             DETAIL = CASE WHEN p_scheme IS NULL THEN 'It is not of a form that is known.'
-                ELSE 'It is not a hash of the scheme that is given for it.' END,
+                WHEN p_scheme IN ('md5', 'sha1', 'sha256', 'sha512', 'bcrypt', 'argon2', 'plaintext')
+                THEN format('It is not a hash of the scheme %s.', p_scheme)
+                ELSE 'There is no such scheme.' END,
             HINT = 'Schemes: md5, sha1, sha256, sha512 (hexadecimal, base64, base64url), bcrypt, argon2 (PHC string), plaintext (1 to 512 bytes).';
     END IF;
     v_key.key_id := coalesce(v_key.key_id, gen_random_uuid());

@@ -131,7 +131,7 @@ BEGIN
         RETURN '{"success": false, "error": "the request names no user"}';
     END IF;
     RETURN jsonb_build_object('success', true, 'data', coalesce(
-        (SELECT jsonb_agg(to_jsonb(k)) FROM api_key.list_api_keys(v_sub::api_key.id) AS k), '[]'));
+        (SELECT jsonb_agg(to_jsonb(k)) FROM api_key.list_api_keys(v_sub::uuid) AS k), '[]'));
 END $body$),
     ('jsonb_envelope', 'revoke_my_api_key', 'p_key_id api_key.id', 'jsonb', 'VOLATILE', s.own,
      api_key_internal.compat_command('to_jsonb(api_key.revoke_api_key(p_key_id))',
@@ -208,7 +208,7 @@ COMMENT ON FUNCTION api_key_internal.argument_types IS 'The types of a list of a
 
 CREATE FUNCTION api_key_internal.compat_function(p_schema name, p_function name, p_arguments text)
 RETURNS regprocedure
-LANGUAGE sql STABLE
+LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT to_regprocedure(format('%I.%I(%s)', p_schema, p_function, api_key_internal.argument_types(p_arguments)))
@@ -307,14 +307,14 @@ DECLARE
     v_function text := api_key_internal.calling_convention(p_function);
 BEGIN
     IF v_kept <> v_function THEN
-        RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s exists', p_function),
+        RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s cannot replace the one before', p_function),
             DETAIL = format('Its callers would not know the one in its place. It is a %s; the profile''s is a %s.',
                             v_kept, v_function),
             HINT = 'Install a profile whose functions are called alike and answer alike (api_key.compat_profiles), or install into another schema.';
     ELSIF (SELECT k.pronargdefaults > f.pronargdefaults FROM pg_proc AS k, pg_proc AS f
            WHERE k.oid = p_kept AND f.oid = p_function)
     THEN
-        RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s exists', p_function),
+        RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s cannot replace the one before', p_function),
             DETAIL = 'Its callers may leave out arguments that the profile''s function needs.',
             HINT = 'Take the defaults out of it once its callers pass all arguments, or install into another schema.';
     END IF;
