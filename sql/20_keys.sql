@@ -298,12 +298,12 @@ $$;
 COMMENT ON FUNCTION api_key_internal.issued IS 'A key as issue_api_key answers it, without its text.';
 
 CREATE FUNCTION api_key.issue_api_key(
-    p_user_id uuid = NULL,
+    p_user_id api_key.id = NULL,
     p_name text = 'API Key',
     p_tier text = 'free',
     p_description text = NULL,
     p_scopes text[] = '{}',
-    p_tenant_id uuid = NULL,
+    p_tenant_id api_key.id = NULL,
     p_resource_id text = NULL,
     p_environment text = 'live',
     p_kind text = 'secret',
@@ -397,7 +397,7 @@ Result: {success, api_key, key_id, key_prefix, masked_key, name, tier, environme
 Errors: 22023 bad argument, 42501 for another user or tenant or with more rights than the caller's, 53400 too many active keys.$$;
 
 CREATE FUNCTION api_key.list_api_keys(
-    p_user_id uuid = NULL, p_tenant_id uuid = NULL, p_include_inactive boolean = true)
+    p_user_id api_key.id = NULL, p_tenant_id api_key.id = NULL, p_include_inactive boolean = true)
 RETURNS TABLE (
     key_id uuid, user_id uuid, tenant_id uuid, name text, description text, tier text,
     environment text, kind text, key_prefix text, masked_key text, scopes text[],
@@ -427,7 +427,7 @@ $$Lists keys, newest first: the caller's own, or for the service role those of a
 status is one of active, disabled, expired, revoked, not_yet_valid. usage_count and last_used_at are as of the last flush. p_include_inactive false lists active keys only.
 Errors: 42501 for another user's.$$;
 
-CREATE FUNCTION api_key.update_api_key(p_key_id uuid, p_changes jsonb)
+CREATE FUNCTION api_key.update_api_key(p_key_id api_key.id, p_changes jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -530,7 +530,7 @@ $$Changes a key. p_changes holds only what changes, of: name, description, enabl
 
 Result: the key's row as listed. Errors: 22023 unknown field or bad value, 42501 more rights than the caller's, 53400 too many active keys, P0002 no such key.$$;
 
-CREATE FUNCTION api_key.rotate_api_key(p_key_id uuid, p_grace interval = '24 hours')
+CREATE FUNCTION api_key.rotate_api_key(p_key_id api_key.id, p_grace interval = '24 hours')
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -612,7 +612,7 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.revoke IS 'Revokes a locked key, and its old secret with it.';
 
-CREATE FUNCTION api_key.revoke_api_key(p_key_id uuid, p_reason text = NULL)
+CREATE FUNCTION api_key.revoke_api_key(p_key_id api_key.id, p_reason text = NULL)
 RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -634,7 +634,7 @@ $$Revokes a key for good. Verify refuses it from the next statement on.
 Result: true, or false if it was revoked before. Errors: 22023, P0002 no such key.$$;
 
 CREATE FUNCTION api_key.revoke_api_keys(
-    p_user_id uuid = NULL, p_tenant_id uuid = NULL, p_reason text = NULL)
+    p_user_id api_key.id = NULL, p_tenant_id api_key.id = NULL, p_reason text = NULL)
 RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -735,7 +735,7 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.delete IS 'Deletes a locked key.';
 
-CREATE FUNCTION api_key.delete_api_key(p_key_id uuid)
+CREATE FUNCTION api_key.delete_api_key(p_key_id api_key.id)
 RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

@@ -39,9 +39,13 @@ CREATE FUNCTION api_key_internal.wrap_hash(p_stored text) RETURNS text
 LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'wrap_hash_wrapper';
 COMMENT ON FUNCTION api_key_internal.wrap_hash IS 'A bare legacy hash, wrapped in argon2id.';
 
-CREATE FUNCTION api_key_internal.matches_hash(p_text text, p_hash text) RETURNS boolean
-LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'matches_hash_wrapper';
-COMMENT ON FUNCTION api_key_internal.matches_hash IS 'Whether a text is the one that a hash from elsewhere was made of.';
+CREATE FUNCTION api_key.matches_hash(p_text text, p_hash text) RETURNS boolean
+LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'matches_hash_wrapper';
+COMMENT ON FUNCTION api_key.matches_hash IS
+$$Whether a text is the one that a hash was made of; no key is looked up.
+
+p_hash: of any scheme of import_api_key_hash but plaintext, told by its form. False for what cannot be imported, NULL for NULL.
+Errors: 53400 if other hashes took all the room for longer than api_key.hash_queue_timeout.$$;
 
 CREATE FUNCTION api_key_internal.use_root_key()
 RETURNS void
@@ -97,7 +101,7 @@ BEGIN
             DETAIL = CASE WHEN p_scheme IS NULL THEN 'It is not of a form that is known.'
                 WHEN p_scheme IN ('md5', 'sha1', 'sha256', 'sha512', 'bcrypt', 'argon2', 'plaintext')
                 THEN format('It is not a hash of the scheme %s.', p_scheme)
-                ELSE 'p_scheme is none of the schemes.' END,
+                ELSE 'There is no such scheme.' END,
             HINT = 'Schemes: md5, sha1, sha256, sha512 (hexadecimal, base64, base64url), bcrypt, argon2 (PHC string), plaintext (1 to 512 bytes).';
     END IF;
     v_key.key_id := coalesce(v_key.key_id, gen_random_uuid());
@@ -137,13 +141,13 @@ COMMENT ON FUNCTION api_key_internal.import_key IS 'Stores a key with a hash fro
 CREATE FUNCTION api_key.import_api_key_hash(
     p_hash text,
     p_scheme text,
-    p_user_id uuid,
+    p_user_id api_key.id,
     p_key_prefix text = NULL,
     p_name text = 'API Key',
     p_tier text = 'free',
     p_description text = NULL,
     p_scopes text[] = '{}',
-    p_tenant_id uuid = NULL,
+    p_tenant_id api_key.id = NULL,
     p_resource_id text = NULL,
     p_environment text = 'live',
     p_kind text = 'secret',
@@ -214,7 +218,8 @@ BEGIN
     PERFORM api_key_internal.use_root_key();
     FOR v_row IN
         SELECT * FROM jsonb_to_recordset(p_rows) AS r (
-            key_id uuid, hash text, scheme text, key_prefix text, user_id uuid, tenant_id uuid,
+            key_id api_key.id, hash text, scheme text, key_prefix text, user_id api_key.id,
+            tenant_id api_key.id,
             name text, description text, tier text, scopes text[], resource_id text,
             environment text, kind text, expires_at timestamptz, not_before timestamptz,
             created_at timestamptz, revoked_at timestamptz, enabled boolean, allowed_ips inet[],

@@ -12,47 +12,53 @@ CREATE TABLE api_key_internal.compat_functions (
 COMMENT ON TABLE api_key_internal.compat_functions IS 'Functions that install_compat has made.';
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.compat_functions', '');
 
-CREATE FUNCTION api_key_internal.error_text(p_sqlstate text, p_message text) RETURNS text
+-- The functions run with the rights of whoever calls them and call nothing of api_key_internal: what they
+-- may do is what their callers may do anyway.
+CREATE FUNCTION api_key_internal.compat_command(p_command text, p_answer text) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     -- In requests of PostgREST the message of some errors is JSON, see refuse.
-    SELECT CASE p_sqlstate WHEN 'PGRST' THEN p_message::jsonb ->> 'message' ELSE p_message END
-$$;
-COMMENT ON FUNCTION api_key_internal.error_text IS 'The text of an error, also where it was raised the way of PostgREST.';
-
--- Parts that the functions share.
-CREATE FUNCTION api_key_internal.compat_issue(
-    p_user_id uuid, p_name text, p_tier text, p_description text, p_prefix text)
-RETURNS jsonb
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
+    SELECT format($body$
 DECLARE
-    v_issued jsonb;
+    v_answer jsonb;
 BEGIN
-    v_issued := api_key.issue_api_key(p_user_id => p_user_id, p_name => p_name, p_tier => p_tier,
-        p_description => p_description, p_prefix => p_prefix);
-    RETURN v_issued;
+    v_answer := %s;
+    RETURN %s;
 EXCEPTION
     WHEN invalid_parameter_value OR insufficient_privilege OR configuration_limit_exceeded
         OR no_data_found OR SQLSTATE 'PGRST'
     THEN
-        RETURN jsonb_build_object(
-            'success', false, 'error', api_key_internal.error_text(SQLSTATE, SQLERRM));
-END
+        RETURN jsonb_build_object('success', false, 'error',
+            CASE SQLSTATE WHEN 'PGRST' THEN SQLERRM::jsonb ->> 'message' ELSE SQLERRM END);
+END $body$, p_command, p_answer)
 $$;
-COMMENT ON FUNCTION api_key_internal.compat_issue IS 'issue_api_key with errors as {success:false, error}.';
+COMMENT ON FUNCTION api_key_internal.compat_command IS 'The body of a function that gives a command, with errors as {success:false, error}.';
 
-CREATE FUNCTION api_key_internal.only(p_object jsonb, VARIADIC p_names text[]) RETURNS jsonb
+CREATE FUNCTION api_key_internal.compat_verdict(p_hit text, p_miss text) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT jsonb_object_agg(name, p_object -> name) FROM unnest(p_names) AS name
+    SELECT format($body$
+DECLARE
+    v_answer jsonb := api_key.verify_api_key(p_api_key);
+BEGIN
+    RETURN CASE WHEN (v_answer ->> 'valid')::boolean THEN %s ELSE %s END;
+END $body$, p_hit, p_miss)
 $$;
-COMMENT ON FUNCTION api_key_internal.only IS 'The named members of an object, null for those it has not.';
+COMMENT ON FUNCTION api_key_internal.compat_verdict IS 'The body of a function that verifies p_api_key, and what it answers.';
 
--- audience: who may call it, namely whoever may call that function of api_key.
+CREATE FUNCTION api_key_internal.members(VARIADIC p_names text[]) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('(SELECT jsonb_object_agg(key, value) FROM jsonb_each(v_answer) WHERE key = ANY (%L))', p_names)
+$$;
+COMMENT ON FUNCTION api_key_internal.members IS 'An expression: these members of v_answer.';
+
+-- audience: who may call it, namely whoever may call that function of api_key. What the original
+-- answers to a miss, each answers: no row, NULL or false where callers test the answer itself, an object
+-- where they test a member of it.
 CREATE FUNCTION api_key_internal.compat_definitions(p_prefix text)
 RETURNS TABLE (
     profile text, function_name name, arguments text, result text, volatility text,
@@ -60,23 +66,19 @@ RETURNS TABLE (
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $definitions$
-    WITH audiences AS (SELECT
+    WITH shared AS (SELECT
         'api_key.verify_api_key(text, text[], inet, text)'::regprocedure AS verify,
-        'api_key.list_api_keys(uuid, uuid, boolean)'::regprocedure AS own,
+        'api_key.list_api_keys(api_key.id, api_key.id, boolean)'::regprocedure AS own,
         'api_key.define_tier(text, integer, text)'::regprocedure AS service,
-        -- The body of two functions.
-        format($body$
-DECLARE
-    v_issued jsonb := api_key_internal.compat_issue(p_user_id, p_name, p_tier, p_description, %L);
-BEGIN
-    RETURN CASE WHEN (v_issued ->> 'success')::boolean
-        THEN api_key_internal.only(v_issued, 'success', 'api_key', 'key_id', 'name', 'tier')
-            || jsonb_build_object('full_key', v_issued -> 'api_key', 'key_info', v_issued - 'api_key')
-        ELSE v_issued END;
-END $body$, p_prefix) AS created)
-    SELECT d.* FROM audiences AS a, LATERAL (VALUES
+        'p_user_id api_key.id, p_name text = NULL, p_tier text = NULL, p_description text = NULL' AS issue_arguments,
+        format('api_key.issue_api_key(p_user_id => p_user_id, p_name => p_name, p_tier => p_tier, '
+            'p_description => p_description, p_prefix => %L)', p_prefix) AS issue,
+        api_key_internal.members('success', 'api_key', 'key_id', 'name', 'tier')
+            || ' || jsonb_build_object(''full_key'', v_answer -> ''api_key'', ''key_info'', v_answer - ''api_key'')'
+            AS created)
+    SELECT d.* FROM shared AS s, LATERAL (VALUES
     ('bearer_row', 'verify_api_key_hash'::name, 'auth_header text',
-     'TABLE (key_id uuid, user_tier text, tier_limit text)', 'STABLE', a.verify, $body$
+     'TABLE (key_id uuid, user_tier text, tier_limit text)', 'STABLE', s.verify, $body$
 DECLARE
     v_answer jsonb := api_key.verify_api_key(regexp_replace(auth_header, '^[[:space:]]*bearer[[:space:]]+', '', 'i'));
 BEGIN
@@ -85,109 +87,79 @@ BEGIN
             v_answer -> 'metadata' ->> 'tier_limit';
     END IF;
 END $body$),
-    ('jsonb_envelope', 'verify_api_key_hash', 'p_api_key text', 'jsonb', 'STABLE', a.verify, $body$
-DECLARE
-    v_answer jsonb := api_key.verify_api_key_hash(p_api_key);
-BEGIN
-    RETURN CASE WHEN (v_answer ->> 'valid')::boolean
-        THEN jsonb_build_object('success', true, 'data', v_answer -> 'data')
-        ELSE '{"success": false, "error": "Invalid API key"}' END;
-END $body$),
-    ('jsonb_envelope', 'issue_api_key',
-     'p_user_id uuid, p_name text, p_tier text, p_description text', 'jsonb', 'VOLATILE', a.own,
-     format($body$
-DECLARE
-    v_issued jsonb := api_key_internal.compat_issue(p_user_id, p_name, p_tier, p_description, %L);
-BEGIN
-    RETURN CASE WHEN (v_issued ->> 'success')::boolean
-        THEN api_key_internal.only(v_issued, 'success', 'api_key', 'key_id', 'key_prefix',
-                                   'masked_key', 'tier', 'name', 'created_at')
-        ELSE v_issued END;
-END $body$, p_prefix)),
-    ('jsonb_envelope', 'create_api_key_complete_v2',
-     'p_user_id uuid, p_name text, p_tier text, p_description text', 'jsonb', 'VOLATILE', a.own,
-     a.created),
-    ('jsonb_envelope', 'create_api_key_bcrypt',
-     'p_user_id uuid, p_name text, p_tier text, p_description text', 'jsonb', 'VOLATILE', a.own,
-     a.created),
-    ('jsonb_envelope', 'create_api_key', 'p_user_id uuid, p_name text, p_environment text', 'text',
-     'VOLATILE', a.own, format($body$
+    ('jsonb_envelope', 'verify_api_key_hash', 'p_api_key text', 'jsonb', 'STABLE', s.verify,
+     api_key_internal.compat_verdict(
+        $hit$jsonb_build_object('success', true, 'data', jsonb_build_object(
+            'user_id', v_answer -> 'user_id', 'key_id', v_answer -> 'key_id',
+            'tier', v_answer -> 'tier', 'environment', v_answer -> 'environment'))$hit$,
+        $miss$'{"success": false, "error": "Invalid API key"}'$miss$)),
+    ('jsonb_envelope', 'issue_api_key', s.issue_arguments, 'jsonb', 'VOLATILE', s.own,
+     api_key_internal.compat_command(s.issue, api_key_internal.members('success', 'api_key', 'key_id',
+        'key_prefix', 'masked_key', 'tier', 'name', 'created_at'))),
+    ('jsonb_envelope', 'create_api_key_complete_v2', s.issue_arguments, 'jsonb', 'VOLATILE', s.own,
+     api_key_internal.compat_command(s.issue, s.created)),
+    ('jsonb_envelope', 'create_api_key_bcrypt', s.issue_arguments, 'jsonb', 'VOLATILE', s.own,
+     api_key_internal.compat_command(s.issue, s.created)),
+    ('jsonb_envelope', 'create_api_key',
+     'p_user_id api_key.id, p_name text = NULL, p_environment text = NULL', 'text',
+     'VOLATILE', s.own, format($body$
 BEGIN
     RETURN api_key.issue_api_key(p_user_id => p_user_id, p_name => p_name,
         p_environment => p_environment, p_prefix => %L) ->> 'api_key';
 END $body$, p_prefix)),
-    ('jsonb_envelope', 'verify_api_key_bcrypt', 'p_api_key text', 'jsonb', 'STABLE', a.verify, $body$
-DECLARE
-    v_answer jsonb := api_key.verify_api_key(p_api_key);
-BEGIN
-    RETURN CASE WHEN (v_answer ->> 'valid')::boolean
-        THEN api_key_internal.only(v_answer, 'valid', 'user_id', 'tier', 'key_id')
+    ('jsonb_envelope', 'verify_api_key_bcrypt', 'p_api_key text', 'jsonb', 'STABLE', s.verify,
+     api_key_internal.compat_verdict(
+        api_key_internal.members('valid', 'user_id', 'tier', 'key_id') || $hit$
             || jsonb_build_object('api_key_id', v_answer -> 'key_id',
-                                  'rate_limit', v_answer -> 'metadata' -> 'rate_limit')
-        ELSE jsonb_build_object('valid', false, 'message', v_answer ->> 'message',
-                                'error', v_answer ->> 'message') END;
-END $body$),
-    ('jsonb_envelope', 'verify_api_key_complete_v2', 'p_api_key text', 'jsonb', 'STABLE', a.verify, $body$
+                                  'rate_limit', v_answer -> 'metadata' -> 'rate_limit')$hit$,
+        $miss$jsonb_build_object('valid', false, 'message', v_answer ->> 'message',
+                                 'error', v_answer ->> 'message')$miss$)),
+    ('jsonb_envelope', 'verify_api_key_complete_v2', 'p_api_key text', 'jsonb', 'STABLE', s.verify,
+     api_key_internal.compat_verdict(
+        api_key_internal.members('valid', 'key_id', 'user_id', 'name', 'tier'),
+        $miss$jsonb_build_object('valid', false, 'error', v_answer ->> 'message')$miss$)),
+    ('jsonb_envelope', 'generate_my_api_key', 'p_name text = NULL, p_tier text = NULL', 'jsonb',
+     'VOLATILE', s.own, api_key_internal.compat_command(
+        format('api_key.issue_api_key(p_name => p_name, p_tier => p_tier, p_prefix => %L)', p_prefix),
+        $answer$jsonb_build_object('success', true, 'data', v_answer - 'success')$answer$)),
+    ('jsonb_envelope', 'get_my_api_keys', '', 'jsonb', 'STABLE', s.own, $body$
 DECLARE
-    v_answer jsonb := api_key.verify_api_key(p_api_key);
-BEGIN
-    RETURN CASE WHEN (v_answer ->> 'valid')::boolean
-        THEN api_key_internal.only(v_answer, 'valid', 'key_id', 'user_id', 'name', 'tier')
-        ELSE jsonb_build_object('valid', false, 'error', v_answer ->> 'message') END;
-END $body$),
-    ('jsonb_envelope', 'generate_my_api_key', 'p_name text, p_tier text', 'jsonb', 'VOLATILE', a.own,
-     format($body$
-DECLARE
-    v_issued jsonb := api_key_internal.compat_issue(NULL, p_name, p_tier, NULL, %L);
-BEGIN
-    RETURN CASE WHEN (v_issued ->> 'success')::boolean
-        THEN jsonb_build_object('success', true, 'data', v_issued - 'success')
-        ELSE v_issued END;
-END $body$, p_prefix)),
-    ('jsonb_envelope', 'get_my_api_keys', '', 'jsonb', 'STABLE', a.own, $body$
-DECLARE
-    v_user_id uuid := (api_key_internal.caller()).user_id;
+    v_sub text := nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub';
 BEGIN
     -- Without a user, an administrator would get everybody's.
-    IF v_user_id IS NULL THEN
+    IF v_sub IS NULL OR v_sub !~ '^[0-9A-Fa-f-]{36}$' THEN
         RETURN '{"success": false, "error": "the request names no user"}';
     END IF;
     RETURN jsonb_build_object('success', true, 'data', coalesce(
-        (SELECT jsonb_agg(to_jsonb(k)) FROM api_key.list_api_keys(v_user_id) AS k), '[]'));
+        (SELECT jsonb_agg(to_jsonb(k)) FROM api_key.list_api_keys(v_sub::uuid) AS k), '[]'));
 END $body$),
-    ('jsonb_envelope', 'revoke_my_api_key', 'p_key_id uuid', 'jsonb', 'VOLATILE', a.own, $body$
-BEGIN
-    RETURN jsonb_build_object('success', true, 'data', jsonb_build_object(
-        'key_id', p_key_id, 'revoked', api_key.revoke_api_key(p_key_id)));
-EXCEPTION WHEN insufficient_privilege OR no_data_found OR SQLSTATE 'PGRST' THEN
-    RETURN jsonb_build_object(
-        'success', false, 'error', api_key_internal.error_text(SQLSTATE, SQLERRM));
-END $body$),
+    ('jsonb_envelope', 'revoke_my_api_key', 'p_key_id api_key.id', 'jsonb', 'VOLATILE', s.own,
+     api_key_internal.compat_command('to_jsonb(api_key.revoke_api_key(p_key_id))',
+        $answer$jsonb_build_object('success', true, 'data',
+        jsonb_build_object('key_id', p_key_id, 'revoked', v_answer))$answer$)),
     ('table_row', 'verify_api_key_hash', 'input_api_key text',
-     'TABLE (id uuid, name varchar, tier varchar, created_at timestamptz)', 'STABLE', a.verify, $body$
+     'TABLE (id uuid, name varchar, tier varchar, created_at timestamptz)', 'STABLE', s.verify, $body$
 #variable_conflict use_column
-DECLARE
-    v_answer jsonb := api_key.verify_api_key(input_api_key);
 BEGIN
-    IF (v_answer ->> 'valid')::boolean THEN
-        RETURN QUERY SELECT k.key_id, k.name::varchar, k.tier::varchar, k.created_at
-            FROM api_key_internal.keys AS k WHERE k.key_id = (v_answer ->> 'key_id')::uuid;
-    END IF;
+    RETURN QUERY SELECT k.key_id, k.name::varchar, k.tier::varchar, k.created_at
+        FROM api_key.verify_api_key_row(input_api_key) AS k;
 END $body$),
-    -- Whatever its one member is called is the key.
-    ('any_name', 'verify_api_key_hash', 'jsonb', 'jsonb', 'STABLE', a.verify, $body$
+    -- Whatever its one member is called is the key. Nobody knows what its callers test.
+    ('any_name', 'verify_api_key_hash', 'jsonb', 'jsonb', 'STABLE', s.verify, $body$
 DECLARE
     v_values text[];
+    v_answer jsonb;
 BEGIN
     IF jsonb_typeof($1) = 'object' THEN
         v_values := ARRAY(SELECT value FROM jsonb_each_text($1));
     END IF;
-    RETURN api_key.verify_api_key_hash(CASE cardinality(v_values) WHEN 1 THEN v_values[1] END);
+    v_answer := api_key.verify_api_key_hash(CASE cardinality(v_values) WHEN 1 THEN v_values[1] END);
+    RETURN CASE WHEN (v_answer ->> 'valid')::boolean THEN v_answer END;
 END $body$),
     ('stored_hash_pair', 'verify_api_key_hash', 'plain_key text, stored_hash text', 'boolean',
-     'STABLE', a.service, $body$
+     'STABLE', s.service, $body$
 BEGIN
-    RETURN coalesce(api_key_internal.matches_hash(plain_key, stored_hash), false);
+    RETURN coalesce(api_key.matches_hash(plain_key, stored_hash), false);
 END $body$)
     ) AS d (profile, function_name, arguments, result, volatility, audience, body)
 $definitions$;
@@ -229,10 +201,126 @@ LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce(string_agg(btrim(regexp_replace(
-        argument, '^[[:space:]]*[[:alnum:]_]+[[:space:]]+(?=[[:alnum:]_])', '')), ', ' ORDER BY n), '')
+        argument, '^[[:space:]]*[[:alnum:]_]+[[:space:]]+(?=[[:alnum:]_])|[[:space:]]*=.*$', '', 'g')), ', ' ORDER BY n), '')
     FROM unnest(string_to_array(p_arguments, ',')) WITH ORDINALITY AS a (argument, n)
 $$;
-COMMENT ON FUNCTION api_key_internal.argument_types IS 'The types of a list of arguments with or without names.';
+COMMENT ON FUNCTION api_key_internal.argument_types IS 'The types of a list of arguments with or without names and defaults.';
+
+CREATE FUNCTION api_key_internal.compat_function(p_schema name, p_function name, p_arguments text)
+RETURNS regprocedure
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT to_regprocedure(format('%I.%I(%s)', p_schema, p_function, api_key_internal.argument_types(p_arguments)))
+$$;
+COMMENT ON FUNCTION api_key_internal.compat_function IS 'The function of these arguments; NULL if there is none.';
+
+-- Hand-written functions take ids as uuid. Beside one of ours, a call would fit both.
+CREATE FUNCTION api_key_internal.standing(p_schema name, p_function name, p_arguments text)
+RETURNS SETOF regprocedure
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT DISTINCT f.function
+    FROM unnest(ARRAY[p_arguments, replace(p_arguments, 'api_key.id', 'uuid')]) AS a (arguments),
+    LATERAL api_key_internal.compat_function(p_schema, p_function, a.arguments) AS f (function)
+    WHERE f.function IS NOT NULL
+$$;
+COMMENT ON FUNCTION api_key_internal.standing IS 'The functions that take these arguments, ids as api_key.id or as uuid.';
+
+-- What callers depend on: PostgREST's pass arguments by name, and read columns by name.
+CREATE FUNCTION api_key_internal.calling_convention(p_function regprocedure) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%s (%s) -> %s%s%s',
+        CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'f' THEN 'function' ELSE 'aggregate' END,
+        string_agg(coalesce(nullif(a.name, ''), 'no name'), ', ' ORDER BY a.n) FILTER (WHERE a.mode IN ('i', 'b', 'v')),
+        CASE WHEN p.proretset THEN 'rows of ' ELSE '' END, format_type(p.prorettype, NULL),
+        ' (' || string_agg(a.name || ' ' || format_type(a.type, NULL), ', ' ORDER BY a.n)
+            FILTER (WHERE a.mode IN ('o', 'b', 't')) || ')')
+    FROM pg_proc AS p
+    LEFT JOIN LATERAL (
+        SELECT u.n, u.type, u.name, coalesce(u.mode, 'i') AS mode
+        FROM unnest(coalesce(p.proallargtypes, p.proargtypes::oid[]), p.proargnames, p.proargmodes)
+            WITH ORDINALITY AS u (type, name, mode, n)) AS a ON true
+    WHERE p.oid = p_function
+    GROUP BY p.prokind, p.proretset, p.prorettype
+$$;
+COMMENT ON FUNCTION api_key_internal.calling_convention IS 'The kind of a function, the names of its arguments, and its result.';
+
+CREATE FUNCTION api_key_internal.grant_compat(p_profile text, p_schema name) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_grant text;
+BEGIN
+    FOR v_grant IN
+        SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', f.function, pg_get_userbyid(acl.grantee))
+        FROM api_key_internal.compat_definitions(NULL) AS d
+        JOIN pg_proc AS p ON p.oid = d.audience,
+        LATERAL aclexplode(p.proacl) AS acl,
+        LATERAL api_key_internal.compat_function(p_schema, d.function_name, d.arguments) AS f (function)
+        WHERE d.profile = p_profile AND f.function IS NOT NULL AND acl.grantee NOT IN (0, p.proowner)
+    LOOP
+        EXECUTE v_grant;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.grant_compat IS 'Grants a profile''s functions to whoever may call what is behind them.';
+
+-- Another's function that stands in the way, kept aside. The name that it has then.
+CREATE FUNCTION api_key_internal.keep_aside(p_function regprocedure, p_replace boolean) RETURNS name
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_kept name;
+BEGIN
+    IF EXISTS (
+        SELECT FROM api_key_internal.compat_functions AS c
+        WHERE p_function = api_key_internal.compat_function(c.schema_name, c.function_name, c.arguments))
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s exists', p_function),
+            DETAIL = 'Another profile has made it.',
+            HINT = 'Remove that one with remove_compat first, or install into another schema.';
+    ELSIF NOT coalesce(p_replace, false) THEN
+        RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s exists', p_function),
+            DETAIL = 'It is not one that this profile has made.',
+            HINT = 'Pass p_replace => true to keep it aside until remove_compat, or install into another schema.';
+    END IF;
+    SELECT left(proname || '_before_api_key', 63) INTO v_kept FROM pg_proc WHERE oid = p_function;
+    EXECUTE format('ALTER ROUTINE %s RENAME TO %I', p_function, v_kept);
+    RETURN v_kept;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.keep_aside IS 'Renames a function that a profile''s is to replace, or refuses (42723).';
+
+CREATE FUNCTION api_key_internal.check_replacement(p_kept regprocedure, p_function regprocedure)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_kept text := api_key_internal.calling_convention(p_kept);
+    v_function text := api_key_internal.calling_convention(p_function);
+BEGIN
+    IF v_kept <> v_function THEN
+        RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s cannot replace the one before', p_function),
+            DETAIL = format('Its callers would not know the one in its place. It is a %s; the profile''s is a %s.',
+                            v_kept, v_function),
+            HINT = 'Install a profile whose functions are called alike and answer alike (api_key.compat_profiles), or install into another schema.';
+    ELSIF (SELECT k.pronargdefaults > f.pronargdefaults FROM pg_proc AS k, pg_proc AS f
+           WHERE k.oid = p_kept AND f.oid = p_function)
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s cannot replace the one before', p_function),
+            DETAIL = 'Its callers may leave out arguments that the profile''s function needs.',
+            HINT = 'Take the defaults out of it once its callers pass all arguments, or install into another schema.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.check_replacement IS 'Refuses (42723) to put a function in the place of one that is called or answers otherwise.';
 
 CREATE FUNCTION api_key.install_compat(
     p_profile text, p_schema name = 'public', p_prefix text = NULL, p_replace boolean = false)
@@ -241,10 +329,10 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_function record;
-    v_existing oid;
+    v_definition record;
+    v_function regprocedure;
     v_kept name;
-    v_grantee record;
+    v_revoke text;
 BEGIN
     PERFORM api_key_internal.compat_check(p_profile, p_schema);
     IF p_prefix !~ '^[a-z][a-z0-9_]{0,30}_$' THEN
@@ -252,62 +340,50 @@ BEGIN
             DETAIL = 'It does not match ^[a-z][a-z0-9_]{0,30}_$',
             HINT = 'Pass lower-case letters, digits and underscores, ending in an underscore.';
     END IF;
-    FOR v_function IN
-        SELECT d.*, api_key_internal.argument_types(d.arguments) AS types
-        FROM api_key_internal.compat_definitions(p_prefix) AS d WHERE d.profile = p_profile
+    FOR v_definition IN
+        SELECT d.* FROM api_key_internal.compat_definitions(p_prefix) AS d WHERE d.profile = p_profile
     LOOP
-        v_kept := NULL;
-        v_existing := to_regprocedure(
-            format('%I.%I(%s)', p_schema, v_function.function_name, v_function.types));
-        IF v_existing IS NOT NULL THEN
-            SELECT c.kept_as INTO v_kept FROM api_key_internal.compat_functions AS c
-            WHERE c.schema_name = p_schema AND c.function_name = v_function.function_name
-              AND c.arguments = v_function.arguments AND c.profile = p_profile;
-            IF FOUND THEN
-                -- Ours, from before: made anew.
-                EXECUTE format('DROP FUNCTION %s', v_existing::regprocedure);
-            ELSIF EXISTS (
-                SELECT FROM api_key_internal.compat_functions AS c
-                WHERE c.schema_name = p_schema AND c.function_name = v_function.function_name
-                  AND to_regprocedure(format('%I.%I(%s)', c.schema_name, c.function_name,
-                      api_key_internal.argument_types(c.arguments))) = v_existing)
-            THEN
-                RAISE EXCEPTION USING ERRCODE = '42723',
-                    MESSAGE = format('function %s exists', v_existing::regprocedure),
-                    DETAIL = 'Another profile has made it.',
-                    HINT = 'Remove that one with remove_compat first, or install into another schema.';
-            ELSIF NOT coalesce(p_replace, false) THEN
-                RAISE EXCEPTION USING ERRCODE = '42723',
-                    MESSAGE = format('function %s exists', v_existing::regprocedure),
-                    DETAIL = 'It is not one that this profile has made.',
-                    HINT = 'Pass p_replace => true to keep it aside until remove_compat, or install into another schema.';
-            ELSE
-                v_kept := left(v_function.function_name || '_before_api_key', 63);
-                EXECUTE format('ALTER FUNCTION %s RENAME TO %I',
-                    v_existing::regprocedure, v_kept);
-            END IF;
+        SELECT c.kept_as INTO v_kept FROM api_key_internal.compat_functions AS c
+        WHERE c.schema_name = p_schema AND c.function_name = v_definition.function_name
+          AND c.arguments = v_definition.arguments AND c.profile = p_profile;
+        IF FOUND THEN
+            -- Ours, from before: made anew.
+            EXECUTE format('DROP FUNCTION IF EXISTS %I.%I(%s)', p_schema, v_definition.function_name,
+                api_key_internal.argument_types(v_definition.arguments));
         END IF;
-        EXECUTE format(
-            'CREATE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql %s SECURITY DEFINER '
-            'SET search_path = pg_catalog, pg_temp AS %L',
-            p_schema, v_function.function_name, v_function.arguments, v_function.result,
-            v_function.volatility, v_function.body);
-        EXECUTE format('COMMENT ON FUNCTION %I.%I(%s) IS %L', p_schema, v_function.function_name,
-            v_function.types, format('Calls api_key; made by api_key.install_compat(''%s'').', p_profile));
-        EXECUTE format('REVOKE ALL ON FUNCTION %I.%I(%s) FROM PUBLIC', p_schema,
-            v_function.function_name, v_function.types);
-        FOR v_grantee IN
-            SELECT pg_get_userbyid(acl.grantee) AS role_name
-            FROM pg_proc AS p, aclexplode(p.proacl) AS acl
-            WHERE p.oid = v_function.audience AND acl.grantee NOT IN (0, p.proowner)
+        FOR v_function IN
+            SELECT * FROM api_key_internal.standing(
+                p_schema, v_definition.function_name, v_definition.arguments)
         LOOP
-            EXECUTE format('GRANT EXECUTE ON FUNCTION %I.%I(%s) TO %I', p_schema,
-                v_function.function_name, v_function.types, v_grantee.role_name);
+            v_kept := api_key_internal.keep_aside(v_function, p_replace);
         END LOOP;
+        EXECUTE format(
+            'CREATE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql %s '
+            'SET search_path = pg_catalog, pg_temp AS %L',
+            p_schema, v_definition.function_name, v_definition.arguments, v_definition.result,
+            v_definition.volatility, v_definition.body);
+        v_function := api_key_internal.compat_function(
+            p_schema, v_definition.function_name, v_definition.arguments);
+        EXECUTE format('COMMENT ON FUNCTION %s IS %L', v_function,
+            format('Calls api_key; made by api_key.install_compat(''%s'').', p_profile));
+        -- DROP EXTENSION takes it along: what it calls would be anybody's to make.
+        EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION api_key', v_function);
+        -- PUBLIC, and whoever ALTER DEFAULT PRIVILEGES names.
+        FOR v_revoke IN
+            SELECT DISTINCT format('REVOKE ALL ON FUNCTION %s FROM %s CASCADE', v_function,
+                CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END)
+            FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS acl
+            WHERE p.oid = v_function AND acl.grantee <> p.proowner
+        LOOP
+            EXECUTE v_revoke;
+        END LOOP;
+        PERFORM api_key_internal.check_replacement(kept, v_function)
+        FROM api_key_internal.standing(p_schema, v_kept, v_definition.arguments) AS kept;
         INSERT INTO api_key_internal.compat_functions AS c
-        VALUES (p_profile, p_schema, v_function.function_name, v_function.arguments, v_kept)
+        VALUES (p_profile, p_schema, v_definition.function_name, v_definition.arguments, v_kept)
         ON CONFLICT (schema_name, function_name, arguments) DO UPDATE SET kept_as = v_kept;
     END LOOP;
+    PERFORM api_key_internal.grant_compat(p_profile, p_schema);
     PERFORM api_key_internal.audit('compat_installed', NULL, NULL, NULL,
         jsonb_build_object('profile', p_profile, 'schema', p_schema));
 END
@@ -315,8 +391,8 @@ $$;
 COMMENT ON FUNCTION api_key.install_compat IS
 $$Installs the functions of a legacy calling convention over the same keys.
 
-p_profile: one of the view compat_profiles. p_schema: where callers expect them. p_prefix: of the keys that they issue; NULL for sk_live_. p_replace: functions of the same signature that stand there are kept aside (…_before_api_key) until remove_compat. Whoever may verify, or manage own keys, may call them: run setup_postgrest before.
-Called by the owner of the extension or a superuser. Errors: 22023, 42723 a function stands there.$$;
+p_profile: one of the view compat_profiles. p_schema: where callers expect them. p_prefix: of the keys that they issue; NULL for sk_live_. p_replace: functions of the same arguments that stand there are kept aside (…_before_api_key) until remove_compat; those with other names of arguments, another result, or defaults that the profile's have not are refused, because their callers would take a refusal for a key. Whoever may verify, or manage own keys, may call them, with their own rights, and nobody else: setup_postgrest grants.
+DROP EXTENSION drops them. Called by the owner of the extension or a superuser. Errors: 22023, 42723 a function stands there.$$;
 
 CREATE FUNCTION api_key.remove_compat(p_profile text, p_schema name = 'public')
 RETURNS void
@@ -325,22 +401,22 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_function record;
+    v_kept regprocedure;
 BEGIN
     PERFORM api_key_internal.compat_check(p_profile, p_schema);
     FOR v_function IN
         DELETE FROM api_key_internal.compat_functions AS c
         WHERE c.profile = p_profile AND c.schema_name = p_schema
-        RETURNING c.function_name, c.kept_as, api_key_internal.argument_types(c.arguments) AS types
+        RETURNING c.function_name, c.kept_as, c.arguments
     LOOP
-        EXECUTE format('DROP FUNCTION IF EXISTS %I.%I(%s)',
-            p_schema, v_function.function_name, v_function.types);
-        -- Somebody may have dropped it since.
-        IF to_regprocedure(format('%I.%I(%s)', p_schema,
-            coalesce(v_function.kept_as, '-'), v_function.types)) IS NOT NULL
-        THEN
-            EXECUTE format('ALTER FUNCTION %I.%I(%s) RENAME TO %I',
-                p_schema, v_function.kept_as, v_function.types, v_function.function_name);
-        END IF;
+        EXECUTE format('DROP FUNCTION IF EXISTS %I.%I(%s)', p_schema, v_function.function_name,
+            api_key_internal.argument_types(v_function.arguments));
+        -- None, if somebody has dropped it since.
+        FOR v_kept IN
+            SELECT * FROM api_key_internal.standing(p_schema, v_function.kept_as, v_function.arguments)
+        LOOP
+            EXECUTE format('ALTER FUNCTION %s RENAME TO %I', v_kept, v_function.function_name);
+        END LOOP;
     END LOOP;
     PERFORM api_key_internal.audit('compat_removed', NULL, NULL, NULL,
         jsonb_build_object('profile', p_profile, 'schema', p_schema));

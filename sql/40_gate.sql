@@ -102,7 +102,7 @@ CREATE FUNCTION api_key_internal.is_key_role(p_role text) RETURNS boolean
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_key_role_wrapper';
 COMMENT ON FUNCTION api_key_internal.is_key_role IS 'Whether api_key.key_roles has a role; NULL for NULL.';
 
-CREATE FUNCTION api_key.set_api_key_role(p_key_id uuid, p_role name)
+CREATE FUNCTION api_key.set_api_key_role(p_key_id api_key.id, p_role name)
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -112,7 +112,7 @@ DECLARE
 BEGIN
     IF NOT api_key_internal.is_key_role(p_role::text) THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_role',
-            DETAIL = format('The role %I is not in api_key.key_roles.', p_role),
+            DETAIL = 'It is not in api_key.key_roles.',
             HINT = 'Pass one that is, or NULL for the usual one; a superuser can add it with ALTER DATABASE ... SET api_key.key_roles, which holds for new connections.';
     END IF;
     UPDATE api_key_internal.keys SET role = p_role, updated_at = clock_timestamp()

@@ -11,6 +11,7 @@ DECLARE
     v_anon regprocedure[] := ARRAY[
         'api_key.verify_api_key(text, text[], inet, text)',
         'api_key.verify_api_key_hash(text)',
+        'api_key.verify_api_key_row(text)',
         'api_key.revoke_own_api_key(text)',
         'api_key.authenticate_request()',
         'api_key.admit_request()',
@@ -24,13 +25,13 @@ DECLARE
         'api_key.authorize(text, text, text)',
         'api_key.require_authorization(text, text, text)'];
     v_authenticated regprocedure[] := ARRAY[
-        'api_key.issue_api_key(uuid, text, text, text, text[], uuid, text, text, text, text, timestamptz, timestamptz, inet[], jsonb, text)',
-        'api_key.list_api_keys(uuid, uuid, boolean)',
-        'api_key.update_api_key(uuid, jsonb)',
-        'api_key.rotate_api_key(uuid, interval)',
-        'api_key.revoke_api_key(uuid, text)',
-        'api_key.revoke_api_keys(uuid, uuid, text)',
-        'api_key.delete_api_key(uuid)'];
+        'api_key.issue_api_key(api_key.id, text, text, text, text[], api_key.id, text, text, text, text, timestamptz, timestamptz, inet[], jsonb, text)',
+        'api_key.list_api_keys(api_key.id, api_key.id, boolean)',
+        'api_key.update_api_key(api_key.id, jsonb)',
+        'api_key.rotate_api_key(api_key.id, interval)',
+        'api_key.revoke_api_key(api_key.id, text)',
+        'api_key.revoke_api_keys(api_key.id, api_key.id, text)',
+        'api_key.delete_api_key(api_key.id)'];
     v_service regprocedure[] := ARRAY[
         'api_key.purge_api_keys(interval)',
         'api_key.define_tier(text, integer, text)',
@@ -39,10 +40,11 @@ DECLARE
         'api_key.counters()',
         'api_key.export_usage()',
         'api_key.import_usage(jsonb)',
-        'api_key.import_api_key_hash(text, text, uuid, text, text, text, text, text[], uuid, text, text, text, timestamptz, timestamptz, inet[], jsonb, boolean, timestamptz)',
+        'api_key.import_api_key_hash(text, text, api_key.id, text, text, text, text, text[], api_key.id, text, text, text, timestamptz, timestamptz, inet[], jsonb, boolean, timestamptz)',
+        'api_key.matches_hash(text, text)',
         'api_key.import_api_keys(regclass, jsonb, text)',
         'api_key.import_key_rows(jsonb, text, text, bigint)',
-        'api_key.set_api_key_role(uuid, name)',
+        'api_key.set_api_key_role(api_key.id, name)',
         'api_key.define_rate_limit(text, integer, interval, integer, text, text, text, text)',
         'api_key.remove_rate_limit(text)',
         'api_key.check_rate_limit(text, text, integer)'];
@@ -84,6 +86,8 @@ BEGIN
         array_to_string(v_authenticated, ', '), p_authenticated, p_service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I',
         array_to_string(v_service, ', '), p_service);
+    PERFORM api_key_internal.grant_compat(profile, schema_name)
+    FROM (SELECT DISTINCT profile, schema_name FROM api_key_internal.compat_functions) AS installed;
     IF p_authenticated <> coalesce(current_setting('api_key.authenticated_role', true), 'authenticated') THEN
         RAISE NOTICE USING
             MESSAGE = format('requests with a key do not run as %I', p_authenticated),

@@ -11,6 +11,7 @@ pub mod forwarded;
 pub mod gcra;
 pub mod hash;
 pub mod headers;
+pub mod id;
 pub mod jsonb;
 pub mod key;
 pub mod legacy;

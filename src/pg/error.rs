@@ -32,6 +32,12 @@ pub enum Error {
     /// The root key cannot be had; what is wrong with it.
     #[error("the root key cannot be used")]
     RootKey(&'static str),
+    /// Other hashes take all the room.
+    #[error("no room to hash")]
+    NoRoom,
+    /// A text that was to be an id.
+    #[error("invalid id")]
+    InvalidId,
     /// There is no process to start workers.
     #[error("nothing can be flushed now")]
     NoLauncher,
@@ -103,6 +109,16 @@ impl Error {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 detail,
                 "Check api_key.root_key_file (mode 0600, 64 hexadecimal digits) or api_key.root_key_command; restore the root key from its backup.",
+            ),
+            Self::NoRoom => (
+                PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                "There were too many hashes at once, for longer than api_key.hash_queue_timeout.",
+                "Try again in a moment.",
+            ),
+            Self::InvalidId => (
+                PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+                "It is not a UUID.",
+                "Pass a UUID, such as the key_id that issue_api_key returned, and never the text of a key.",
             ),
             Self::NoLauncher => (
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

@@ -4,13 +4,14 @@
 use pgrx::prelude::*;
 use uuid::Uuid;
 
+use super::admission::Room;
 use super::error::{Error, OrRaise};
 use super::keys::{hash_secret, operating_system_rng};
 use super::recording::key_ref;
 use super::root_key::{Handle, RootKey};
 use super::rows::{self, Row};
 use super::settings;
-use super::shared::{self, Place, State};
+use super::shared::{self, Counter, Place, State};
 use super::verify::Suspects;
 use super::work_area::WorkArea;
 use crate::core::key::PresentedKey;
@@ -115,11 +116,17 @@ fn wrap_hash(stored: &str) -> String {
         .or_raise()
 }
 
-/// Whether a text is the one that a hash from elsewhere was made of.
+/// Whether a text is the one that a hash from elsewhere was made of. It costs no more than verifying
+/// an imported key does: the bounds of what is imported, and room among the hashes at a time.
 #[pg_extern(sql = false)]
 fn matches_hash(text: &str, hash: &str) -> bool {
-    let stored = legacy::detect(hash).and_then(|scheme| legacy::import(scheme, hash).ok());
-    stored.is_some_and(|imported| {
+    let imported = legacy::detect(hash).and_then(|scheme| legacy::import(scheme, hash).ok());
+    let Some(imported) = imported.filter(|_| text.len() <= legacy::MAX_TEXT) else {
+        return false;
+    };
+    shared::with(|state| {
+        let _room = Room::wait(state).unwrap_or_else(|| Error::NoRoom.raise());
+        state.count(Counter::HashesRun);
         legacy::verify(text.as_bytes(), &imported.stored, WorkArea::new).unwrap_or(false)
     })
 }

@@ -10,6 +10,7 @@ mod error;
 mod failures;
 mod foreign;
 mod gate;
+mod id;
 mod identity;
 mod jsonb;
 mod keys;
@@ -35,7 +36,8 @@ pgrx::pg_module_magic!();
 
 extension_sql_file!("../../sql/00_schemas.sql", name = "schemas", bootstrap);
 extension_sql_file!("../../sql/05_caller.sql", name = "caller", requires = ["schemas"]);
-extension_sql_file!("../../sql/10_audit.sql", name = "audit", requires = ["caller"]);
+extension_sql_file!("../../sql/06_id.sql", name = "id", requires = ["caller"]);
+extension_sql_file!("../../sql/10_audit.sql", name = "audit", requires = ["id"]);
 extension_sql_file!("../../sql/15_tiers.sql", name = "tiers", requires = ["audit"]);
 extension_sql_file!("../../sql/16_scopes.sql", name = "scopes", requires = ["tiers"]);
 extension_sql_file!("../../sql/19_usage.sql", name = "usage", requires = ["scopes"]);

@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
-import { describe, it } from 'node:test'
+import { before, describe, it } from 'node:test'
 import { actAs, call, partsOf, useCluster, userClaims, value } from './harness.mjs'
 
 const MEGABYTE = 'a'.repeat(1 << 20)
@@ -384,6 +384,116 @@ describe('bad input', () => {
     await refused('22023', 'define_tier', { p_name: key })
     await refused('22023', 'define_tier', { p_name: 'odd', p_on_excess: key })
     await refused('22023', 'define_scope', { p_name: `${key} ` })
+  })
+
+  // A key's text in place of each argument of each function, as each way of calling passes it.
+  describe('the text of a key in any argument', () => {
+    // Types of PostgreSQL's own, whose errors repeat what they cannot read. No client takes one of these
+    // for the key; what clients do take for it, ids and texts, is of our types or text.
+    const REPEATS = {
+      'text[]': 'arrays of scopes: "malformed array literal"',
+      'inet': 'the address, which proxies pass', 'inet[]': 'addresses that an administrator or owner configures',
+      'jsonb': 'a whole document: where it comes as JSON, as from PostgREST, any text is one',
+      'interval': 'a duration', 'timestamp with time zone': 'a time', 'integer': 'a number', 'bigint': 'a number', 'boolean': 'a switch',
+      'regclass': 'a table, named by an administrator',
+    }
+    // Texts that these errors name are an administrator's: of roles, and of what import_api_keys imports.
+    const NAMES = ['setup_postgrest', 'import_key_rows.p_source']
+    let secret, functions, api
+
+    before(async () => {
+      secret = partsOf(key).secret
+      const { rows } = await db.query(`
+        SELECT p.proname AS name, a.name AS argument, format_type(a.type, NULL) AS type, p.prokind,
+               ARRAY(SELECT other.name FROM unnest(p.proargnames[1:p.pronargs - p.pronargdefaults]) AS other (name)
+                     WHERE other.name <> a.name) AS required, p.provariadic <> 0 AS variadic
+        FROM pg_proc AS p, unnest(p.proargtypes::oid[], p.proargnames[1:p.pronargs]) AS a (type, name)
+        WHERE p.pronamespace = 'api_key'::regnamespace ORDER BY 1, 2`)
+      functions = rows
+      api = await cluster.postgrest('app')
+      await db.query(`CREATE TABLE public.pages (id integer PRIMARY KEY, owner_id uuid)`)
+      await db.query(`SELECT api_key.define_resource('page', 'public.pages')`)
+    })
+
+    const repeats = (text) => text.includes(secret.slice(0, 16)) || text.includes(secret.slice(-8))
+
+    function expectSilence(what, answer, logBefore) {
+      assert.ok(!repeats(answer), `${what}: the answer repeats it: ${answer.slice(0, 500)}`)
+      const logged = cluster.log.slice(logBefore)
+      assert.ok(!repeats(logged), `${what}: the server's log repeats it: ${logged.slice(0, 500)}`)
+    }
+
+    const asText = (error) => JSON.stringify([error.message, error.detail, error.details, error.hint, error.where, error.code])
+    const concerned = () => functions.filter(({ name, argument, type }) =>
+      !(type in REPEATS) && !NAMES.includes(name) && !NAMES.includes(`${name}.${argument}`))
+
+    it('meets every function that has arguments, and each exception is one', () => {
+      const ids = functions.filter(({ argument }) => /^p_(key|user|tenant)_id$/.test(argument))
+      assert.ok(ids.length >= 12, `${ids.length} ids`)
+      assert.deepEqual([...new Set(ids.map(({ type }) => type))], ['api_key.id'])
+      assert.ok(concerned().length > 50, `${concerned().length} arguments`)
+      for (const type of Object.keys(REPEATS)) assert.ok(functions.some((one) => one.type === type), type)
+    })
+
+    it('is repeated by no error to a driver that binds parameters, and not in the log', async () => {
+      const client = await cluster.connect('app')
+      for (const { name, argument, type, prokind, required } of concerned()) {
+        const before = cluster.log.length
+        const args = [`${argument} => $1::${type === 'name' ? 'text::name' : type}`, ...required.map((other) => `${other} => NULL`)]
+        for (const bound of [args, [`${argument} => $1`, ...args.slice(1)]]) {
+          await client.query('BEGIN')
+          const answer = await client.query(`${prokind === 'p' ? 'CALL' : 'SELECT'} api_key.${name}(${bound.join(', ')})`, [`${key}`])
+            .then(() => '', asText)
+          await client.query('ROLLBACK')
+          expectSilence(`${name}(${argument})`, answer, before)
+        }
+      }
+    })
+
+    for (const role of ['anon', 'authenticated', 'service_role']) {
+      it(`is repeated by no error to a client of PostgREST as ${role}, by POST or GET, and not in the log`, async () => {
+        const claims = role === 'anon' ? undefined : { ...userClaims(), role }
+        for (const { name, argument, required } of concerned().filter(({ prokind, variadic }) => prokind === 'f' && !variadic)) {
+          // A verify answers; what issues keeps what it is told. Neither is an error.
+          for (const get of [false, true]) {
+            const before = cluster.log.length
+            const args = { [argument]: key, ...Object.fromEntries(required.map((other) => [other, get ? '' : null])) }
+            const { error } = await api.client(claims).rpc(name, args, { get })
+            if (error) expectSilence(`${name}(${argument}) as ${role}`, asText(error), before)
+          }
+        }
+        assert.ok(!repeats(api.log), 'the log of PostgREST')
+      })
+    }
+
+    it('is no id, whatever is around it or left of it', async () => {
+      const ids = functions.filter(({ type }) => type === 'api_key.id')
+      const texts = [key, ` ${key}`, `${key}\n`, `Bearer ${key}`, key.slice(0, -1), key.slice(8), `{${key}}`, `"${key}"`, `${id}${key}`, `${id} ${key}`, `{${id}${key}`]
+      for (const { name, argument, required } of ids) {
+        for (const text of texts) {
+          const before = cluster.log.length
+          const error = await call(db, name, { [argument]: text, ...Object.fromEntries(required.map((other) => [other, null])) })
+            .then(() => assert.fail('it is taken'), (error) => error)
+          assert.deepEqual([error.code, error.message], ['22P02', 'invalid id'], `${name}(${argument})`)
+          expectSilence(`${name}(${argument})`, asText(error), before)
+        }
+      }
+    })
+
+    it('does not reach the log through an id in JSON, an array or a row', async () => {
+      for (const [sql, text] of [
+        ['SELECT * FROM jsonb_to_record($1) AS r (id api_key.id)', JSON.stringify({ id: key })],
+        ['SELECT $1::api_key.id[]', `{${key}}`],
+        [`SELECT api_key.import_key_rows($1, 'md5', 't', 1)`, JSON.stringify([{ hash: 'x', key_id: key }])],
+        [`SELECT api_key.import_key_rows($1, 'md5', 't', 1)`, JSON.stringify([{ hash: 'x', user_id: key }])],
+        [`SELECT api_key.import_key_rows($1, 'md5', 't', 1)`, JSON.stringify([{ hash: 'x', tenant_id: key }])],
+        [`SELECT api_key.authorize('page', $1, 'read')`, key],
+        [`SELECT api_key.require_authorization('page', $1, 'read')`, key],
+      ]) {
+        const before = cluster.log.length
+        expectSilence(sql, await db.query(sql, [text]).then(() => '', asText), before)
+      }
+    })
   })
 
   it('leaves nothing behind in a transaction that goes on after a refusal', async () => {

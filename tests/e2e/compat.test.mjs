@@ -4,8 +4,8 @@
 import assert from 'node:assert/strict'
 import { createHash, randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { describe, it } from 'node:test'
-import { call, forged, useCluster, userClaims, value } from './harness.mjs'
+import { before, describe, it } from 'node:test'
+import { call, forged, useCluster, userClaims, value, withWrongSecret } from './harness.mjs'
 
 const PROFILES = ['bearer_row', 'jsonb_envelope', 'table_row', 'any_name', 'stored_hash_pair']
 const VECTORS = readFileSync(new URL('../vectors/legacy.txt', import.meta.url), 'utf8').split('\n')
@@ -32,7 +32,7 @@ describe('legacy calling conventions through PostgREST', () => {
     keyId = await call(admin, 'import_api_key_hash', {
       p_hash: createHash('md5').update(LEGACY).digest('hex'), p_scheme: 'md5', p_user_id: owner, p_name: 'Old',
       p_tier: 'pro', p_created_at: '2020-02-02T02:02:02Z', p_metadata: { tier_limit: 1000, rate_limit: 60 } })
-    api = await cluster.postgrest('app', { 'db-schemas': [...PROFILES, 'overloads'].join(',') })
+    api = await cluster.postgrest('app', { 'db-schemas': [...PROFILES, 'overloads', 'api_key'].join(',') })
   })
 
   const SERVICE = { role: 'service_role' }
@@ -213,15 +213,14 @@ describe('legacy calling conventions through PostgREST', () => {
           const verify = (text) => data('any_name', claims, 'verify_api_key_hash', { [name]: text })
           const answer = await verify(LEGACY)
           assert.deepEqual([answer.success, answer.key_id, answer.data.user_id], [true, keyId, owner], name)
-          for (const text of [...NOBODYS, null]) assert.equal((await verify(text)).success, false)
+          for (const text of [...NOBODYS, null]) assert.equal(await verify(text), null)
         }
       }
     })
 
     it('takes nothing else for a key', async () => {
       for (const args of [{ one: LEGACY, other: LEGACY }, {}, { nested: { key: LEGACY } }]) {
-        const answer = await data('any_name', undefined, 'verify_api_key_hash', args)
-        assert.deepEqual([answer.success, answer.valid], [false, false], JSON.stringify(args))
+        assert.equal(await data('any_name', undefined, 'verify_api_key_hash', args), null, JSON.stringify(args))
       }
     })
 
@@ -265,6 +264,106 @@ describe('legacy calling conventions through PostgREST', () => {
     })
   })
 
+  // How published callers decide. Each gets what the client library answers, and lets in or not.
+  describe('callers', () => {
+    const ask = (profile, args, claims, name = 'verify_api_key_hash') => rpc(profile, claims, name, args)
+    const rows = {
+      'rows: no error, data, and some': async (call) => { const { data, error } = await call(); return !(error || !data || data.length === 0) },
+      'rows: an array that is not empty': async (call) => { const { data } = await call(); return !(!data || !Array.isArray(data) || data.length === 0) },
+      'rows: the first': async (call) => { const { data } = await call(); return Boolean(data?.[0]) },
+      'rows: length alone': async (call) => { const { data } = await call(); return data.length !== 0 },
+      'rows: single, or an error': async (call) => { const { data, error } = await call().single(); return !(error || !data) },
+      'rows: single': async (call) => { const { data } = await call().single(); return Boolean(data) },
+      'rows: maybeSingle': async (call) => { const { data } = await call().maybeSingle(); return Boolean(data) },
+    }
+    const answer = {
+      'the answer, or an error': async (call) => { const { data, error } = await call(); return !(error || !data) },
+      'the answer': async (call) => { const { data } = await call(); return Boolean(data) },
+      'the answer, single': async (call) => { const { data } = await call().single(); return Boolean(data) },
+      'the answer, maybeSingle': async (call) => { const { data, error } = await call().maybeSingle(); return !(error || !data) },
+      'the answer, and a length': async (call) => { const { data } = await call(); return !(!data || data.length === 0) },
+      'the answer, unless false': async (call) => { const { data } = await call(); return data !== false && data !== null },
+    }
+    const success = {
+      'success': async (call) => { const { data, error } = await call(); return !(error || !data?.success) },
+      'success is true': async (call) => { const { data } = await call(); return data?.success === true },
+      'data of it': async (call) => { const { data } = await call(); return Boolean(data?.data?.user_id) },
+    }
+    const valid = {
+      'valid': async (call) => { const { data, error } = await call(); return !(error || !data?.valid) },
+      'valid is true': async (call) => { const { data } = await call(); return data?.valid === true },
+      'the id of it': async (call) => { const { data } = await call(); return Boolean(data?.key_id) },
+    }
+    const boolean = {
+      'true': async (call) => { const { data, error } = await call(); return !error && data === true },
+      'truthy': async (call) => { const { data } = await call(); return Boolean(data) },
+    }
+    const conventions = {
+      bearer_row: [rows, (key) => ask('bearer_row', { auth_header: key && `Bearer ${key}` })],
+      table_row: [rows, (key) => ask('table_row', { input_api_key: key })],
+      any_name: [{ ...answer, ...success, ...valid }, (key) => ask('any_name', { whatever: key })],
+      'jsonb_envelope, hash': [success, (key) => ask('jsonb_envelope', { p_api_key: key })],
+      'jsonb_envelope, bcrypt': [valid, (key) => ask('jsonb_envelope', { p_api_key: key }, undefined, 'verify_api_key_bcrypt')],
+      'jsonb_envelope, complete_v2': [valid, (key) => ask('jsonb_envelope', { p_api_key: key }, undefined, 'verify_api_key_complete_v2')],
+      stored_hash_pair: [boolean, (key) => ask('stored_hash_pair',
+        { plain_key: key, stored_hash: createHash('sha256').update(good).digest('hex') }, SERVICE)],
+      'verify_api_key_row': [rows, (key) => api.client().schema('api_key').rpc('verify_api_key_row', { p_api_key: key })],
+    }
+    let good, misses
+
+    before(async () => {
+      const issue = async (args = {}) => (await call(admin, 'issue_api_key', { p_user_id: randomUUID(), ...args }))
+      const [live, revoked, disabled, rotated] = [await issue(), await issue(), await issue(), await issue()]
+      await call(admin, 'revoke_api_key', { p_key_id: revoked.key_id })
+      await call(admin, 'update_api_key', { p_key_id: disabled.key_id, p_changes: { enabled: false } })
+      await call(admin, 'rotate_api_key', { p_key_id: rotated.key_id, p_grace: '0' })
+      const expired = await issue()
+      await admin.query(`UPDATE api_key_internal.keys SET expires_at = now() - interval '1 s' WHERE key_id = $1`, [expired.key_id])
+      good = live.api_key
+      misses = {
+        'made up': forged(), 'with a wrong secret': withWrongSecret(good), 'malformed': 'sk_live_typo', 'another text': 'not a key',
+        'revoked': revoked.api_key, 'disabled': disabled.api_key, 'expired': expired.api_key, 'rotated away': rotated.api_key,
+        'not valid yet': (await issue({ p_not_before: '2999-01-01' })).api_key,
+        'for another address': (await issue({ p_allowed_ips: ['192.0.2.1'] })).api_key,
+        'NULL': null, 'empty': '', 'a space': ' ', '"null"': 'null', '"true"': 'true',
+      }
+    })
+
+    for (const [convention, [tests, request]] of Object.entries(conventions)) {
+      for (const [how, letsIn] of Object.entries(tests)) {
+        it(`${convention}: who tests ${how} lets in a good key, and nothing else`, async () => {
+          assert.equal(await letsIn(() => request(good)), true, 'a good key')
+          for (const [what, text] of Object.entries(misses)) {
+            assert.equal(await letsIn(() => request(text)), false, `a key that is ${what}`)
+          }
+        })
+      }
+    }
+  })
+
+  describe('after a dump and restore', () => {
+    it('goes with the extension, and is removed with what it had replaced brought back', async () => {
+      await admin.query(`CREATE SCHEMA dumped; CREATE FUNCTION dumped.verify_api_key_hash(p_api_key text) RETURNS jsonb
+        LANGUAGE sql AS $$ SELECT '"hand-written"'::jsonb $$`)
+      await admin.query(`SELECT api_key.install_compat('jsonb_envelope', 'dumped', p_replace => true)`)
+      const { stdout: script } = await cluster.run('pg_dump', ['app'])
+      await cluster.database('restored', { extension: false })
+      await cluster.run('psql', ['--no-psqlrc', '--quiet', '--set', 'ON_ERROR_STOP=1', '--dbname', 'restored'], { input: script })
+      const restored = await cluster.connect('restored')
+      const functions = (db) => value(db, `SELECT jsonb_object_agg(p.oid::regprocedure::text, ARRAY[prosrc, proacl::text, d.deptype::text])
+        FROM pg_proc AS p LEFT JOIN pg_depend AS d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'x'
+        WHERE pronamespace = 'dumped'::regnamespace`)
+      assert.deepEqual(await functions(restored), await functions(admin))
+      assert.equal((await value(restored, 'SELECT dumped.verify_api_key_hash($1)', [LEGACY])).success, true)
+      await restored.query('BEGIN; DROP EXTENSION api_key')
+      assert.deepEqual(Object.keys(await functions(restored)), ['dumped.verify_api_key_hash_before_api_key(text)'])
+      await restored.query('ROLLBACK')
+      await restored.query(`SELECT api_key.remove_compat('jsonb_envelope', 'dumped')`)
+      assert.deepEqual(Object.keys(await functions(restored)), ['dumped.verify_api_key_hash(text)'])
+      assert.equal(await value(restored, `SELECT dumped.verify_api_key_hash('x')`), 'hand-written')
+    })
+  })
+
   describe('installed and removed', () => {
     const functions = () => value(admin, `
       SELECT jsonb_object_agg(oid::regprocedure::text, prosrc || coalesce(proacl::text, '')) FROM pg_proc
@@ -284,8 +383,8 @@ describe('legacy calling conventions through PostgREST', () => {
     })
 
     it('does not replace a function of another unless told to, and then brings it back', async () => {
-      await admin.query(`CREATE FUNCTION scratch.verify_api_key_hash(p_api_key text) RETURNS text LANGUAGE sql
-        AS $$ SELECT 'hand-written' $$; GRANT EXECUTE ON FUNCTION scratch.verify_api_key_hash(text) TO anon`)
+      await admin.query(`CREATE FUNCTION scratch.verify_api_key_hash(p_api_key text) RETURNS jsonb LANGUAGE sql
+        AS $$ SELECT '"hand-written"'::jsonb $$; GRANT EXECUTE ON FUNCTION scratch.verify_api_key_hash(text) TO anon`)
       const before = await functions()
       await assert.rejects(act('install_compat', 'jsonb_envelope'), { code: '42723' })
       assert.deepEqual(await functions(), before)
@@ -303,12 +402,12 @@ describe('legacy calling conventions through PostgREST', () => {
           try {
             if (stands === 'nothing') await admin.query('DROP FUNCTION scratch.verify_api_key_hash(text)')
             const before = await functions()
-            await act('install_compat', 'bearer_row', REPLACE)
+            await act('install_compat', 'jsonb_envelope', REPLACE)
             await admin.query('SAVEPOINT one')
-            const refused = await act('install_compat', 'jsonb_envelope', REPLACE).then(() => null, (error) => error)
+            const refused = await act('install_compat', 'bearer_row', REPLACE).then(() => null, (error) => error)
             if (refused) await admin.query('ROLLBACK TO one')
             else await act('remove_compat', order[0])
-            await act('remove_compat', refused ? 'bearer_row' : order[1])
+            await act('remove_compat', refused ? 'jsonb_envelope' : order[1])
             assert.ok(refused === null || refused.code === '42723' && refused.hint, `${refused} says what to do`)
             assert.deepEqual(await functions(), before)
           } finally {

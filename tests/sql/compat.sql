@@ -155,7 +155,7 @@ SELECT schema, function, has_function_privilege('regress_anon', oid, 'EXECUTE') 
 FROM (SELECT oid, pronamespace::regnamespace AS schema, proname || '(' || pg_get_function_arguments(oid) || ')' AS function FROM pg_proc
       WHERE pronamespace::regnamespace::text ~* 'regress') AS f ORDER BY schema::text, function;
 SELECT proname, prosecdef, proconfig FROM pg_proc
-WHERE pronamespace::regnamespace::text ~* 'regress' AND (NOT prosecdef OR proconfig <> '{"search_path=pg_catalog, pg_temp"}');
+WHERE pronamespace::regnamespace::text ~* 'regress' AND (prosecdef OR proconfig <> '{"search_path=pg_catalog, pg_temp"}');
 SET ROLE regress_anon;
 SELECT regress_json.verify_api_key_hash('old key') #- '{data,key_id}' AS answer;
 SELECT count(*) FROM regress_rows.verify_api_key_hash('old key');
@@ -197,7 +197,7 @@ CREATE SCHEMA regress_json;
 GRANT USAGE ON SCHEMA regress_json TO PUBLIC;
 
 -- What someone else has made is not replaced unasked: all or nothing.
-CREATE FUNCTION regress_rows.verify_api_key_complete_v2(p_api_key text) RETURNS text LANGUAGE sql AS $$ SELECT 'mine: ' || p_api_key $$;
+CREATE FUNCTION regress_rows.verify_api_key_complete_v2(p_api_key text) RETURNS jsonb LANGUAGE sql AS $$ SELECT to_jsonb('mine: ' || p_api_key) $$;
 COMMENT ON FUNCTION regress_rows.verify_api_key_complete_v2 IS 'Mine.';
 GRANT EXECUTE ON FUNCTION regress_rows.verify_api_key_complete_v2 TO regress_anon;
 CREATE FUNCTION regress_rows.verify_api_key_complete_v2(p_api_key text, p_more text) RETURNS text LANGUAGE sql AS $$ SELECT 'not concerned' $$;
@@ -218,10 +218,140 @@ SELECT regress_rows.verify_api_key_complete_v2('x', 'y');
 SELECT api_key.remove_compat('jsonb_envelope', 'regress_rows');
 SELECT * FROM changed;
 SELECT regress_rows.verify_api_key_complete_v2('x'), obj_description('regress_rows.verify_api_key_complete_v2(text)'::regprocedure) AS comment;
+-- What its callers would not know again is not replaced: they would take a refusal for a key. Each of these is
+-- refused by each profile whose function has its arguments.
+CREATE FUNCTION pg_temp.replacing(p_profile text, p_arguments text, p_rest text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_detail text;
+BEGIN
+    EXECUTE format('CREATE FUNCTION regress_json.verify_api_key_hash(%s) %s', p_arguments, p_rest);
+    PERFORM api_key.install_compat(p_profile, 'regress_json', p_replace => true);
+    RAISE EXCEPTION USING ERRCODE = 'ZZZZZ';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL;
+    RETURN CASE SQLSTATE WHEN 'ZZZZZ' THEN 'replaced' ELSE SQLSTATE || ' ' || split_part(v_detail, '. ', 1) END;
+END
+$$;
+SELECT profile, arguments, returns, pg_temp.replacing(profile, arguments, 'RETURNS ' || returns || ' LANGUAGE sql AS ' || quote_literal(body)) AS outcome
+FROM (VALUES
+    (1, 'bearer_row', 'auth_header text', 'TABLE (key_id uuid, user_tier text, tier_limit text)', 'SELECT NULL::uuid, '''', '''''),
+    (2, 'bearer_row', 'auth_header text, OUT key_id uuid, OUT user_tier text, OUT tier_limit text', 'SETOF record', 'SELECT NULL::uuid, '''', '''''),
+    (3, 'bearer_row', 'auth_header text, OUT key_id uuid, OUT user_tier text, OUT tier_limit text', 'record', 'SELECT NULL::uuid, '''', '''''),
+    (4, 'bearer_row', 'auth_header text', 'TABLE (key_id uuid, user_tier text)', 'SELECT NULL::uuid, '''''),
+    (5, 'bearer_row', 'auth_header text', 'TABLE (key_id text, user_tier text, tier_limit text)', 'SELECT '''', '''', '''''),
+    (6, 'bearer_row', 'auth_header text', 'TABLE (id uuid, user_tier text, tier_limit text)', 'SELECT NULL::uuid, '''', '''''),
+    (7, 'bearer_row', 'p_key text', 'TABLE (key_id uuid, user_tier text, tier_limit text)', 'SELECT NULL::uuid, '''', '''''),
+    (8, 'bearer_row', 'text', 'TABLE (key_id uuid, user_tier text, tier_limit text)', 'SELECT NULL::uuid, '''', '''''),
+    (9, 'bearer_row', 'auth_header text = NULL', 'TABLE (key_id uuid, user_tier text, tier_limit text)', 'SELECT NULL::uuid, '''', '''''),
+    (10, 'jsonb_envelope', 'p_api_key text', 'jsonb', 'SELECT ''{}''::jsonb'),
+    (11, 'jsonb_envelope', 'p_api_key text', 'json', 'SELECT ''{}''::json'),
+    (12, 'jsonb_envelope', 'p_api_key text', 'SETOF jsonb', 'SELECT ''{}''::jsonb'),
+    (13, 'jsonb_envelope', 'p_api_key text', 'boolean', 'SELECT false'),
+    (14, 'jsonb_envelope', 'p_api_key text', 'uuid', 'SELECT NULL::uuid'),
+    (15, 'jsonb_envelope', 'p_api_key text', 'TABLE (id uuid, plan text, api_key_hash text)', 'SELECT NULL::uuid, '''', '''''),
+    (16, 'jsonb_envelope', 'p_api_key text', 'TABLE (is_valid boolean)', 'SELECT false'),
+    (17, 'jsonb_envelope', 'p_api_key text', 'pg_am', 'SELECT * FROM pg_am LIMIT 0'),
+    (18, 'jsonb_envelope', 'api_key text', 'jsonb', 'SELECT ''{}''::jsonb'),
+    (19, 'table_row', 'input_api_key text', 'TABLE (id uuid, name varchar(255), tier varchar(50), created_at timestamptz)', 'SELECT NULL::uuid, ''''::varchar, ''''::varchar, now()'),
+    (20, 'table_row', 'input_api_key text', 'TABLE (id uuid, name text, tier varchar, created_at timestamptz)', 'SELECT NULL::uuid, '''', ''''::varchar, now()'),
+    (21, 'table_row', 'input_api_key text', 'boolean', 'SELECT false'),
+    (22, 'any_name', 'jsonb', 'jsonb', 'SELECT $1'),
+    (23, 'any_name', 'body jsonb', 'jsonb', 'SELECT $1'),
+    (24, 'any_name', 'jsonb', 'TABLE (id uuid)', 'SELECT NULL::uuid'),
+    (25, 'stored_hash_pair', 'plain_key text, stored_hash text', 'boolean', 'SELECT false'),
+    (26, 'stored_hash_pair', 'p_api_key text, p_stored_hash text', 'boolean', 'SELECT false'),
+    (27, 'stored_hash_pair', 'stored_hash text, plain_key text', 'boolean', 'SELECT false'),
+    (28, 'stored_hash_pair', 'plain_key text, stored_hash text', 'uuid', 'SELECT NULL::uuid')) AS c (n, profile, arguments, returns, body)
+ORDER BY n;
+SELECT * FROM changed;
+-- Ids were uuids: replaced as well, and brought back. Who leaves an argument out still can.
+CREATE FUNCTION regress_json.revoke_my_api_key(p_key_id uuid) RETURNS jsonb LANGUAGE sql AS $$ SELECT '"mine"'::jsonb $$;
+CREATE FUNCTION regress_json.issue_api_key(p_user_id uuid, p_name text, p_tier text = 'gold', p_description text = NULL) RETURNS jsonb LANGUAGE sql AS $$ SELECT '"mine"'::jsonb $$;
+SELECT pg_temp.outcome('SELECT api_key.install_compat(''jsonb_envelope'', ''regress_json'')');
+SELECT api_key.install_compat('jsonb_envelope', 'regress_json', p_replace => true);
+SELECT regress_json.issue_api_key(:ada::uuid, 'N') ->> 'tier' AS tier;
+SELECT regress_json.revoke_my_api_key(gen_random_uuid()) ->> 'error' AS error;
+SELECT api_key.remove_compat('jsonb_envelope', 'regress_json');
+SELECT regress_json.revoke_my_api_key(NULL), regress_json.issue_api_key(NULL, 'N');
+DROP FUNCTION regress_json.revoke_my_api_key, regress_json.issue_api_key;
 -- Other kinds of things of the same name.
 CREATE PROCEDURE regress_json.create_api_key_bcrypt(p_user_id uuid, p_name text, p_tier text, p_description text) LANGUAGE sql AS 'SELECT 1';
 SELECT pg_temp.outcome('SELECT api_key.install_compat(''jsonb_envelope'', ''regress_json'')');
 DROP PROCEDURE regress_json.create_api_key_bcrypt;
+CREATE PROCEDURE regress_json.revoke_my_api_key(p_key_id uuid) LANGUAGE sql AS 'SELECT 1';
+SELECT pg_temp.outcome('SELECT api_key.install_compat(''jsonb_envelope'', ''regress_json'', p_replace => true)');
+DROP PROCEDURE regress_json.revoke_my_api_key;
+CREATE AGGREGATE regress_json.verify_api_key_hash(text) (SFUNC = textcat, STYPE = text);
+SELECT pg_temp.outcome('SELECT api_key.install_compat(''jsonb_envelope'', ''regress_json'', p_replace => true)');
+DROP AGGREGATE regress_json.verify_api_key_hash(text);
+
+-- Whoever ALTER DEFAULT PRIVILEGES names gets nothing of what is made: only who may call what is behind it.
+CREATE TEMP VIEW granted AS
+SELECT grantee, string_agg(DISTINCT privilege, ' ') AS privileges, count(DISTINCT oid) AS functions
+FROM (SELECT p.oid, CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(acl.grantee) END AS grantee,
+             privilege_type || CASE WHEN is_grantable THEN '*' ELSE '' END AS privilege
+      FROM pg_proc AS p, aclexplode(coalesce(proacl, acldefault('f', proowner))) AS acl
+      WHERE pronamespace = 'regress_json'::regnamespace AND acl.grantee <> p.proowner) AS g GROUP BY grantee;
+CREATE ROLE regress_nobody;
+BEGIN;
+ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO regress_nobody WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO regress_anon WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES IN SCHEMA regress_json GRANT ALL ON FUNCTIONS TO PUBLIC, regress_authenticator, regress_user;
+SELECT api_key.install_compat(profile, 'regress_json') FROM unnest('{jsonb_envelope,any_name,stored_hash_pair}'::text[]) AS profile;
+SELECT * FROM granted ORDER BY 1;
+SET LOCAL ROLE regress_anon;
+SAVEPOINT called;
+SELECT regress_json.verify_api_key_hash('text', '$argon2id$v=19$m=1048576,t=64,p=1$c29tZXNhbHQ$ptgBvVrEnCDIIGH6EdBpbQ');
+ROLLBACK TO called;
+-- Even who is granted it later hashes nothing without the right to.
+RESET ROLE;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA regress_json TO regress_anon;
+SET LOCAL ROLE regress_anon;
+SELECT regress_json.verify_api_key_hash('text', '$argon2id$v=19$m=1048576,t=64,p=1$c29tZXNhbHQ$ptgBvVrEnCDIIGH6EdBpbQ');
+ROLLBACK;
+-- setup_postgrest afterwards grants as well.
+BEGIN;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA api_key FROM regress_anon, regress_user, regress_service;
+SELECT api_key.install_compat('jsonb_envelope', 'regress_json');
+SELECT * FROM granted;
+SET LOCAL client_min_messages = warning;
+SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_authenticator');
+RESET client_min_messages;
+SELECT * FROM granted ORDER BY 1;
+ROLLBACK;
+DROP ROLE regress_nobody;
+
+-- DROP EXTENSION takes them along, without CASCADE; what they had replaced stays as it was kept. Nothing that is
+-- left calls into a schema that anyone may make then.
+CREATE FUNCTION regress_json.verify_api_key_hash(p_api_key text) RETURNS jsonb LANGUAGE sql AS $$ SELECT '"mine"'::jsonb $$;
+CREATE TABLE regress_rows.isolated (id integer PRIMARY KEY, tenant_id uuid);
+BEGIN;
+SET LOCAL client_min_messages = warning;
+SELECT api_key.install_compat('jsonb_envelope', 'regress_json', p_replace => true);
+SELECT api_key.install_compat(profile, 'Regress "Odd') FROM unnest('{bearer_row,any_name,stored_hash_pair}'::text[]) AS profile;
+SELECT count(*) AS tied FROM pg_depend
+WHERE classid = 'pg_proc'::regclass AND deptype = 'x' AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'api_key');
+LOCK TABLE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.audit_log;
+SAVEPOINT before_drop;
+DROP EXTENSION api_key;
+SELECT pronamespace::regnamespace AS schema, proname FROM pg_proc
+WHERE pronamespace <> pg_my_temp_schema() AND (prosrc LIKE '%api\_key.%' OR pronamespace::regnamespace::text ~* 'regress') ORDER BY 1, 2;
+ROLLBACK TO before_drop;
+-- Who uses one of them is told; and so with what isolate_tenants has made.
+CREATE VIEW regress_rows.uses AS SELECT regress_json.verify_api_key_hash('x'::text);
+SELECT api_key.isolate_tenants('regress_rows.isolated') IS NOT NULL AS isolated;
+SAVEPOINT used;
+DROP EXTENSION api_key;
+\echo :SQLSTATE
+ROLLBACK TO used;
+DROP EXTENSION api_key CASCADE;
+SELECT proname FROM pg_proc WHERE prosrc LIKE '%api\_key.%' AND pronamespace <> pg_my_temp_schema()
+UNION ALL SELECT tgname FROM pg_trigger WHERE tgrelid = 'regress_rows.isolated'::regclass
+UNION ALL SELECT polname FROM pg_policy WHERE polrelid = 'regress_rows.isolated'::regclass
+UNION ALL SELECT 'default' FROM pg_attrdef WHERE adrelid = 'regress_rows.isolated'::regclass
+UNION ALL SELECT relname FROM pg_class WHERE relname = 'uses';
+ROLLBACK;
+DROP FUNCTION regress_json.verify_api_key_hash;
 -- Only the extension's owner.
 GRANT USAGE, CREATE ON SCHEMA regress_json TO regress_service;
 SET ROLE regress_service;
