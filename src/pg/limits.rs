@@ -3,16 +3,19 @@
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use uuid::Uuid;
 
 use super::array;
 use super::call::{argument, sql_function};
 use super::error::Error;
 use super::jsonb::{self, Value};
-use super::rows;
+use super::rows::{self, Column, Row};
 use super::shared::{self, Counter, Sharded, State};
 use crate::core::gcra::Rate;
 use crate::core::memo::Tag;
 use crate::core::refusal::{Standing, seconds};
+use crate::core::subject::Subject;
+use crate::core::table::Full;
 
 sql_function!(check_rate_limit, pg_finfo_check_rate_limit, check);
 
@@ -161,43 +164,97 @@ impl Limit {
         Rate::new(self.max_requests, self.period, self.burst)
     }
 
-    fn counts<'a>(&self, state: &'a State) -> &'a Sharded<Tag, i64> {
+    /// Where the gate counts.
+    fn counts<'a>(&self, state: &'a State) -> &'a Sharded<Subject, i64> {
         if self.per == Some(Per::Client) { &state.client_limits } else { &state.limits }
     }
 
-    /// What the count is kept under. The definition is part of it: another one begins anew, and
-    /// transactions that still see the old one cannot spend what the new one allows.
-    fn bucket(&self, state: &State, subject: &[u8]) -> Tag {
+    /// What is counted under. The definition is part of it: another one begins anew, and
+    /// transactions that still see the old one cannot spend what the new one allows. A key's owner
+    /// is its user, who may have many.
+    pub fn subject(&self, text: &[u8], owner: Option<Uuid>) -> Subject {
+        shared::with(|state| match owner {
+            Some(user) if self.per == Some(Per::Key) => {
+                let tag = self.tag(state, b"rate limit of keys of a user ", user.as_bytes());
+                Subject::of_owner(tag, state.hash(&text))
+            }
+            _ => Subject::alone(self.tag(state, b"rate limit ", text)),
+        })
+    }
+
+    fn tag(&self, state: &State, kind: &[u8], of: &[u8]) -> Tag {
         let mut definition = Vec::with_capacity(128);
-        definition.extend(b"rate limit ");
+        definition.extend(kind);
         // SAFETY: set since the backend has connected.
         definition.extend(unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes());
         definition.extend(self.max_requests.to_le_bytes());
         definition.extend(self.period.to_le_bytes());
         definition.extend(self.burst.to_le_bytes());
         definition.extend(self.name.as_bytes());
-        state.tag_key.tag(&definition, subject)
+        state.tag_key.tag(&definition, of)
     }
 
-    /// Takes `cost` requests of the subject, or says how long it has to wait; `None` for ever.
-    pub fn take(&self, subject: &[u8], cost: u32) -> (Standing<'_>, Result<(), Option<i64>>) {
-        let rate = self.rate();
+    /// Takes a request of the subject, and says where it is counted; or how long it has to wait.
+    pub fn take(&self, subject: Subject) -> (Standing<'_>, Result<Subject, i64>) {
+        self.decide(|state, now| {
+            self.counts(state).with_room(&subject, now, |table| {
+                let place = subject.place(table.neighbours(&subject), most_apart(state), now);
+                // What `check_rate_limit` has counted so far goes on here.
+                let so_far =
+                    || state.check_limits.with(&place, |checks| checks.remove(&place)).unwrap_or(0);
+                table.entry_at(now, place, so_far, |arrival| {
+                    let taken = self.rate().take(arrival, now, 1);
+                    (*arrival, taken.map(|()| place))
+                })
+            })
+        })
+    }
+
+    /// Gives back one request that was taken and counted there.
+    pub fn give_back(&self, place: Subject) {
+        let give_back = |arrival: &mut i64| self.rate().give_back(arrival);
+        shared::with(|state| {
+            self.counts(state).with(&place, |table| table.modify(&place, give_back));
+        });
+    }
+
+    /// Takes `cost` requests of the subject for `check_rate_limit`: where the gate counts it, if it
+    /// does, but without room there.
+    fn check(&self, subject: Subject, cost: u32) -> (Standing<'_>, Result<(), i64>) {
+        self.decide(|state, now| {
+            let take = |arrival: &mut i64| {
+                let taken = self.rate().take(arrival, now, cost);
+                (*arrival, taken)
+            };
+            let here = |subject: Subject| {
+                state.check_limits.with_room(&subject, now, |table| {
+                    let place = subject.place(table.neighbours(&subject), most_apart(state), now);
+                    table.entry_at(now, place, || 0, take)
+                })
+            };
+            if self.per.is_none() {
+                return here(subject);
+            }
+            // Held until it is counted, so that the gate does not begin to count it meanwhile.
+            self.counts(state).with(&subject, |table| {
+                let place = subject.place(table.neighbours(&subject), most_apart(state), now);
+                table.modify(&place, take).map_or_else(|| here(place), Ok)
+            })
+        })
+    }
+
+    /// What `count` answers: a state, and whether requests were taken or how long to wait.
+    fn decide<T>(
+        &self,
+        count: impl FnOnce(&State, i64) -> Result<(i64, Result<T, i64>), Full>,
+    ) -> (Standing<'_>, Result<T, i64>) {
         let now = monotonic_now();
-        let standing = |arrival| Standing { name: &self.name, rate, arrival, now };
+        let rate = self.rate();
         shared::with(|state| {
             if !state.is_shared() {
                 Error::NoRateLimits.raise();
             }
-            let bucket = self.bucket(state, subject);
-            let taken = self.counts(state).with(&bucket, |table| {
-                // A bucket that is full again needs no entry.
-                let entry = table.entry_reusing(bucket, || 0, |arrival| *arrival <= now);
-                entry.map(|arrival| {
-                    let taken = rate.take(arrival, now, cost);
-                    (*arrival, taken)
-                })
-            });
-            let (arrival, taken) = taken.unwrap_or_else(|_full| {
+            let (arrival, taken) = count(state, now).unwrap_or_else(|_full| {
                 // Not counted means refused: nobody gets more by making us forget.
                 state.count(Counter::RateLimitsFull);
                 (now.saturating_add(rate.window()), Err(rate.interval()))
@@ -205,22 +262,14 @@ impl Limit {
             if taken.is_err() {
                 state.count(Counter::RateLimited);
             }
-            let taken = taken.map_err(|wait| Some(wait).filter(|_| cost <= self.burst));
-            (standing(arrival), taken)
+            (Standing { name: &self.name, rate, arrival, now }, taken)
         })
     }
+}
 
-    /// Gives back one request that was taken.
-    pub fn give_back(&self, subject: &[u8]) {
-        shared::with(|state| {
-            let bucket = self.bucket(state, subject);
-            self.counts(state).with(&bucket, |table| {
-                if let Some(arrival) = table.find(&bucket) {
-                    self.rate().give_back(arrival);
-                }
-            });
-        });
-    }
+/// How many keys of one user a limit counts apart: a sixteenth of the room at most.
+fn most_apart(state: &State) -> usize {
+    (state.limits.capacity() / 16).clamp(1, 256)
 }
 
 /// `textlike` as a function pointer that PostgreSQL can call.
@@ -234,6 +283,14 @@ unsafe extern "C-unwind" fn textlike(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys
 fn monotonic_now() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
+}
+
+/// The user of the key whose id this is, as the gate writes it.
+fn owner(subject: &[u8]) -> Option<Uuid> {
+    let id = Uuid::try_parse_ascii(subject).ok()?;
+    let mut text = Uuid::encode_buffer();
+    let is_same = id.hyphenated().encode_lower(&mut text).as_bytes() == subject;
+    Row::find(id).filter(|_| is_same)?.uuid(Column::UserId)
 }
 
 /// `check_rate_limit(p_name text, p_subject text, p_cost integer)`
@@ -253,11 +310,12 @@ unsafe fn check(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
     let Some(limit) = name.and_then(Limit::find) else {
         Error::NoSuchRateLimit.raise();
     };
-    let (standing, taken) = limit.take(subject, cost);
+    let owner = if limit.per == Some(Per::Key) { owner(subject) } else { None };
+    let (standing, taken) = limit.check(limit.subject(subject, owner), cost);
     let retry_after = match taken {
         Ok(()) => jsonb::integer(0),
-        Err(Some(wait)) => jsonb::integer(seconds(wait).max(1)),
-        Err(None) => Value::Null,
+        Err(_) if cost > limit.burst => Value::Null,
+        Err(wait) => jsonb::integer(seconds(wait).max(1)),
     };
     Some(jsonb::object(&mut [
         ("allowed", Value::Bool(taken.is_ok())),
