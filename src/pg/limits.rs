@@ -9,15 +9,32 @@ use super::array;
 use super::call::{argument, sql_function};
 use super::error::Error;
 use super::jsonb::{self, Value};
-use super::rows::{self, Column, Row};
+use super::relation::{Row, Scan};
+use super::rows;
 use super::shared::{self, Counter, Sharded, State};
 use crate::core::gcra::Rate;
 use crate::core::memo::Tag;
 use crate::core::refusal::{Standing, seconds};
 use crate::core::subject::Subject;
 use crate::core::table::Full;
+use crate::relation;
 
 sql_function!(check_rate_limit, pg_finfo_check_rate_limit, check);
+
+relation! {
+    /// The columns of the definitions.
+    Column, 2, "rate_limits" {
+        Name "name" TEXTOID,
+        MaxRequests "max_requests" INT4OID,
+        Period "period" INT8OID,
+        Burst "burst" INT4OID,
+        Per "per" TEXTOID,
+        Tier "tier" TEXTOID,
+        Method "method" TEXTOID,
+        Path "path" TEXTOID,
+    }
+    "rate_limits_pkey" on Name,
+}
 
 /// What a limit of requests is counted by.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,80 +80,40 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// All definitions.
+    /// All definitions that the active snapshot sees.
     pub fn all() -> Vec<Self> {
-        Self::scan(None)
+        let mut limits = Vec::new();
+        Scan::all().each(|row| limits.push(Self::read(row)));
+        limits
     }
 
     /// The definition of this name.
     pub fn find(name: &[u8]) -> Option<Self> {
-        Self::scan(name.into_datum()).pop()
+        let mut found = None;
+        // SAFETY: a text is a varlena as a bytea is.
+        let scan = unsafe { Scan::by(Column::Name, name.into_datum()?) };
+        scan.each(|row| found = Some(Self::read(row)));
+        found
     }
 
-    /// Definitions that the active snapshot sees.
-    fn scan(name: Option<pg_sys::Datum>) -> Vec<Self> {
-        // As sql/45_rate_limits.sql orders the columns.
-        const COLUMNS: usize = 8;
-        let mut limits = Vec::new();
-        // SAFETY: the usual course of a scan with or without a key (access/genam.h). An error on
-        // the way leaves relation and scan to the resource owner, which releases them. Tuples are
-        // of our table, whose columns are known; texts are copied while the tuple is pinned.
-        unsafe {
-            let lock = pg_sys::AccessShareLock.cast_signed();
-            let table = rows::open_rate_limits(lock);
-            let mut key = pg_sys::ScanKeyData::default();
-            let by_name = name.is_some();
-            if let Some(name) = name {
-                pg_sys::ScanKeyEntryInitialize(
-                    &mut key,
-                    0,
-                    1,
-                    pg_sys::BTEqualStrategyNumber.try_into().unwrap_or(3),
-                    pg_sys::InvalidOid,
-                    pg_sys::C_COLLATION_OID,
-                    pg_sys::F_TEXTEQ.into(),
-                    name,
-                );
-            }
-            let scan = pg_sys::systable_beginscan(
-                table,
-                if by_name { rows::rate_limits_by_name() } else { pg_sys::InvalidOid },
-                by_name,
-                pg_sys::GetActiveSnapshot(),
-                by_name.into(),
-                &mut key,
-            );
-            loop {
-                let tuple = pg_sys::systable_getnext(scan);
-                if tuple.is_null() {
-                    break;
-                }
-                let mut values = [pg_sys::Datum::null(); COLUMNS];
-                let mut nulls = [true; COLUMNS];
-                pg_sys::heap_deform_tuple(
-                    tuple,
-                    (*table).rd_att,
-                    values.as_mut_ptr(),
-                    nulls.as_mut_ptr(),
-                );
-                let text = |at: usize| (!nulls[at]).then(|| array::text_bytes(values[at]).to_vec());
-                // Checked to be positive by the table's constraints.
-                let number = |at: usize| u32::try_from(values[at].value()).unwrap_or(1);
-                limits.push(Self {
-                    name: String::from_utf8_lossy(&text(0).unwrap_or_default()).into_owned(),
-                    max_requests: number(1),
-                    period: i64::try_from(values[2].value()).unwrap_or(i64::MAX),
-                    burst: number(3),
-                    per: text(4).and_then(|name| Per::from_name(&name)),
-                    tier: text(5),
-                    method: text(6),
-                    path: text(7),
-                });
-            }
-            pg_sys::systable_endscan(scan);
-            pg_sys::table_close(table, lock);
+    fn read(row: &Row<Column>) -> Self {
+        let text = |column| row.text(column).map(<[u8]>::to_vec);
+        // A table's constraints have them positive; whatever else is there allows least.
+        let number = |column| row.datum(column).map_or(0, pg_sys::Datum::value);
+        let count = |column| u32::try_from(number(column)).unwrap_or(1);
+        Self {
+            name: String::from_utf8_lossy(row.text(Column::Name).unwrap_or_default()).into_owned(),
+            max_requests: count(Column::MaxRequests),
+            period: i64::try_from(number(Column::Period))
+                .ok()
+                .filter(|n| *n > 0)
+                .unwrap_or(i64::MAX),
+            burst: count(Column::Burst),
+            per: row.text(Column::Per).and_then(Per::from_name),
+            tier: text(Column::Tier),
+            method: text(Column::Method),
+            path: text(Column::Path),
         }
-        limits
     }
 
     /// Whether it is for requests of this method and path.
@@ -290,7 +267,7 @@ fn owner(subject: &[u8]) -> Option<Uuid> {
     let id = Uuid::try_parse_ascii(subject).ok()?;
     let mut text = Uuid::encode_buffer();
     let is_same = id.hyphenated().encode_lower(&mut text).as_bytes() == subject;
-    Row::find(id).filter(|_| is_same)?.uuid(Column::UserId)
+    rows::Row::find(id).filter(|_| is_same)?.uuid(rows::Column::UserId)
 }
 
 /// `check_rate_limit(p_name text, p_subject text, p_cost integer)`
