@@ -35,7 +35,8 @@ BEGIN
             DETAIL = 'It is neither reject nor deactivate_oldest.',
             HINT = 'Pass one of the two.';
     END IF;
-    INSERT INTO api_key_internal.tiers AS t VALUES (p_name, p_max_active_keys, p_on_excess)
+    INSERT INTO api_key_internal.tiers AS t (name, max_active_keys, on_excess)
+    VALUES (p_name, p_max_active_keys, p_on_excess)
     ON CONFLICT (name) DO UPDATE
         SET max_active_keys = excluded.max_active_keys, on_excess = excluded.on_excess;
     PERFORM api_key_internal.audit('tier_defined', NULL, NULL, NULL, jsonb_build_object(

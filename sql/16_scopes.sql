@@ -25,7 +25,7 @@ BEGIN
             DETAIL = 'It is not a scope.',
             HINT = 'Pass resource:action or resource:*, such as articles:read.';
     END IF;
-    INSERT INTO api_key_internal.scopes AS s VALUES (p_name, p_description)
+    INSERT INTO api_key_internal.scopes AS s (name, description) VALUES (p_name, p_description)
     ON CONFLICT (name) DO UPDATE SET description = excluded.description;
     PERFORM api_key_internal.audit('scope_defined', NULL, NULL, NULL,
         jsonb_build_object('name', p_name, 'description', p_description));

@@ -56,7 +56,7 @@ DECLARE
     v_fingerprint text := api_key_internal.root_key_fingerprint();
     v_stored text;
 BEGIN
-    INSERT INTO api_key_internal.root_key VALUES (v_fingerprint) ON CONFLICT DO NOTHING;
+    INSERT INTO api_key_internal.root_key (fingerprint) VALUES (v_fingerprint) ON CONFLICT DO NOTHING;
     SELECT fingerprint INTO v_stored FROM api_key_internal.root_key;
     IF v_stored <> v_fingerprint THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'the root key cannot be used',

@@ -1,4 +1,3 @@
--- src/pg/limits.rs reads the columns by their order.
 CREATE TABLE api_key_internal.rate_limits (
     name text COLLATE "C" PRIMARY KEY CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$'),
     max_requests integer NOT NULL CHECK (max_requests >= 1),
@@ -70,8 +69,9 @@ BEGIN
             DETAIL = 'PostgREST does not tell the address of its client; a proxy in front of it does, in X-Forwarded-For.',
             HINT = 'ALTER DATABASE ... SET api_key.trusted_proxies = 1;';
     END IF;
-    INSERT INTO api_key_internal.rate_limits AS l VALUES
-        (p_name, p_limit, v_period, coalesce(p_burst, p_limit), p_per, p_tier, p_method, p_path)
+    INSERT INTO api_key_internal.rate_limits AS l
+        (name, max_requests, period, burst, per, tier, method, path)
+    VALUES (p_name, p_limit, v_period, coalesce(p_burst, p_limit), p_per, p_tier, p_method, p_path)
     ON CONFLICT (name) DO UPDATE SET
         max_requests = excluded.max_requests, period = excluded.period, burst = excluded.burst,
         per = excluded.per, tier = excluded.tier, method = excluded.method, path = excluded.path;

@@ -26,6 +26,14 @@ const SET_WORDS: usize = 2 + 2 * WAYS;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tag([u64; 2]);
 
+impl Tag {
+    /// Its two halves.
+    #[must_use]
+    pub const fn words(self) -> [u64; 2] {
+        self.0
+    }
+}
+
 /// The key under which tags are made: random, made at each start of the server.
 pub struct TagKey(Hmac<Sha256>);
 

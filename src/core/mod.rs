@@ -19,6 +19,8 @@ pub mod memo;
 pub mod refusal;
 pub mod scope;
 pub mod secret;
+pub mod subject;
 pub mod table;
 pub mod usage;
+pub mod vacant;
 pub mod verdict;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::table::Value;
 use super::verdict::Code;
 
 /// A client's address, or the network it came from, as PostgreSQL's `inet` has it.
@@ -43,6 +44,8 @@ pub struct Usage {
     /// The last address that was given with a VALID.
     pub last_used_ip: Option<Address>,
 }
+
+impl Value for Usage {}
 
 impl Usage {
     /// Adds what `other` counts, which may be earlier or later.
@@ -87,6 +90,8 @@ pub struct Refusals {
     /// The last.
     pub last_at: i64,
 }
+
+impl Value for Refusals {}
 
 impl Refusals {
     /// One refusal.

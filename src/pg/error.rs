@@ -23,6 +23,9 @@ pub enum Error {
     /// The extension's tables are not there.
     #[error("the extension api_key is not installed in this database")]
     NotInstalled,
+    /// A table is not as this library reads it; what is not.
+    #[error("the tables of api_key are not those of its library")]
+    OtherVersion(&'static str),
     /// A text from inside the extension is not a key's.
     #[error("not the text of an API key")]
     NotAKey,
@@ -94,6 +97,11 @@ impl Error {
                 PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
                 "The table api_key_internal.keys is missing.",
                 "CREATE EXTENSION api_key;",
+            ),
+            Self::OtherVersion(detail) => (
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                detail,
+                "After an upgrade, restart the server and run ALTER EXTENSION api_key UPDATE; undo what else has changed the table.",
             ),
             Self::NotAKey => (
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

@@ -10,32 +10,24 @@ use super::shared::State;
 /// who wait with the right secret, or give up waiting, leave it as it is.
 pub fn is_left(state: &State, key_id: Uuid, now: i64) -> bool {
     let key = key_ref(key_id);
-    state.failures.with(&key, |table| {
-        table.find(&key).is_none_or(|arrival| {
-            let mut trial = *arrival;
-            settings::failure_rate().take(&mut trial, now, 1).is_ok()
-        })
-    })
+    let arrival = state.failures.with(&key, |table| table.find(&key));
+    arrival.is_none_or(|mut trial| settings::failure_rate().take(&mut trial, now, 1).is_ok())
 }
 
 /// Takes a wrong secret out of the budget before it is hashed; false if there is none left.
 pub fn take(state: &State, key_id: Uuid, now: i64) -> bool {
     let key = key_ref(key_id);
-    state.failures.with(&key, |table| {
-        // A budget that is whole again needs no entry. Without room it is not counted: the bound
-        // on concurrent hashes still holds.
-        table
-            .entry_reusing(key, || 0, |arrival| *arrival <= now)
-            .map_or(true, |arrival| settings::failure_rate().take(arrival, now, 1).is_ok())
-    })
+    let rate = settings::failure_rate();
+    let take = |arrival: &mut i64| rate.take(arrival, now, 1).is_ok();
+    // A budget that is whole again needs no entry. While all the room is taken by those that are
+    // not, it is not counted: the bound on concurrent hashes still holds.
+    let taken = state.failures.with_room(&key, now, |table| table.entry_at(now, key, || 0, take));
+    taken.unwrap_or(true)
 }
 
 /// Gives back what was taken for a secret that was right.
 pub fn give_back(state: &State, key_id: Uuid) {
     let key = key_ref(key_id);
-    state.failures.with(&key, |table| {
-        if let Some(arrival) = table.find(&key) {
-            settings::failure_rate().give_back(arrival);
-        }
-    });
+    let rate = settings::failure_rate();
+    state.failures.with(&key, |table| table.modify(&key, |arrival| rate.give_back(arrival)));
 }

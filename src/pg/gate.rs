@@ -21,6 +21,7 @@ use super::verify::{self, ProvenKey, Question};
 use crate::core::claims::Claims;
 use crate::core::headers::Headers;
 use crate::core::refusal::Refusal;
+use crate::core::subject::Subject;
 use crate::core::verdict::Code;
 
 sql_function!(admit_request, pg_finfo_admit_request, admit);
@@ -202,7 +203,7 @@ impl Requester {
     }
 
     /// What a limit counts this request under; `None` if it does not concern it.
-    fn subject(&self, limit: &Limit) -> Option<Vec<u8>> {
+    fn subject(&self, limit: &Limit) -> Option<Subject> {
         if let Some(tier) = &limit.tier
             && self.tier.as_ref().is_none_or(|of| of.as_bytes() != tier)
         {
@@ -217,7 +218,7 @@ impl Requester {
             // Clients of whom nothing is known share one count.
             Per::Client => Some(self.client.map_or_else(String::new, network)),
         };
-        subject.map(String::into_bytes)
+        subject.map(|subject| limit.subject(subject.as_bytes(), self.user_id))
     }
 }
 
@@ -234,8 +235,8 @@ fn network(address: IpAddr) -> String {
 #[derive(Default)]
 struct Limits {
     all: Vec<Limit>,
-    /// Which were taken, for whom: given back if the request is refused after all.
-    taken: Vec<(usize, Vec<u8>)>,
+    /// Which were taken, and where: given back if the request is refused after all.
+    taken: Vec<(usize, Subject)>,
     items: Vec<String>,
     policies: Vec<String>,
 }
@@ -254,23 +255,26 @@ impl Limits {
                 continue;
             }
             let Some(subject) = requester.subject(limit) else { continue };
-            let (standing, taken) = limit.take(&subject, 1);
-            if let Err(wait) = taken {
-                let refusal = Refusal::rate_limited(standing, wait.unwrap_or_default());
-                self.give_back();
-                return Err(refusal);
-            }
+            let (standing, taken) = limit.take(subject);
+            let place = match taken {
+                Ok(place) => place,
+                Err(wait) => {
+                    let refusal = Refusal::rate_limited(standing, wait);
+                    self.give_back();
+                    return Err(refusal);
+                }
+            };
             self.items.push(standing.item());
             self.policies.push(standing.policy());
-            self.taken.push((at, subject));
+            self.taken.push((at, place));
         }
         Ok(())
     }
 
     /// One limit refuses: the others have not let this request through either.
     fn give_back(&mut self) {
-        for (at, subject) in self.taken.drain(..) {
-            self.all[at].give_back(&subject);
+        for (at, place) in self.taken.drain(..) {
+            self.all[at].give_back(place);
         }
     }
 

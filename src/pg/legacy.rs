@@ -43,7 +43,7 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
     }
     // Where this text was found before, which saves the search. It may be gone since.
     let place = Place { database: key_ref(Uuid::nil()).database, handle };
-    let known = shared::with(|state| state.places.with(&place, |t| t.find(&place).copied()));
+    let known = shared::with(|state| state.places.with(&place, |t| t.find(&place)));
     if let Some(row) = known.and_then(Row::find) {
         return Ok(one(row, Some(handle)));
     }
@@ -66,10 +66,12 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
 pub fn found(state: &State, handle: Handle, key_id: Uuid) {
     let place = Place { database: key_ref(key_id).database, handle };
     state.places.with(&place, |table| {
-        if table.is_nearly_full() && table.find(&place).is_none() {
-            table.take(|_, _| true);
+        let remember = || table.entry(place, || key_id, |found| *found = key_id);
+        if remember().is_err() {
+            // Others of its shard are forgotten: they are found again by a search.
+            table.retain(|_, _| false);
+            let _ = remember();
         }
-        let _ = table.entry(place, || key_id).map(|found| *found = key_id);
     });
 }
 

@@ -3,18 +3,38 @@
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use uuid::Uuid;
 
 use super::array;
 use super::call::{argument, sql_function};
 use super::error::Error;
 use super::jsonb::{self, Value};
+use super::relation::{Row, Scan};
 use super::rows;
 use super::shared::{self, Counter, Sharded, State};
 use crate::core::gcra::Rate;
 use crate::core::memo::Tag;
 use crate::core::refusal::{Standing, seconds};
+use crate::core::subject::Subject;
+use crate::core::table::Full;
+use crate::relation;
 
 sql_function!(check_rate_limit, pg_finfo_check_rate_limit, check);
+
+relation! {
+    /// The columns of the definitions.
+    Column, 2, "rate_limits" {
+        Name "name" TEXTOID,
+        MaxRequests "max_requests" INT4OID,
+        Period "period" INT8OID,
+        Burst "burst" INT4OID,
+        Per "per" TEXTOID,
+        Tier "tier" TEXTOID,
+        Method "method" TEXTOID,
+        Path "path" TEXTOID,
+    }
+    "rate_limits_pkey" on Name,
+}
 
 /// What a limit of requests is counted by.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,80 +80,40 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// All definitions.
+    /// All definitions that the active snapshot sees.
     pub fn all() -> Vec<Self> {
-        Self::scan(None)
+        let mut limits = Vec::new();
+        Scan::all().each(|row| limits.push(Self::read(row)));
+        limits
     }
 
     /// The definition of this name.
     pub fn find(name: &[u8]) -> Option<Self> {
-        Self::scan(name.into_datum()).pop()
+        let mut found = None;
+        // SAFETY: a text is a varlena as a bytea is.
+        let scan = unsafe { Scan::by(Column::Name, name.into_datum()?) };
+        scan.each(|row| found = Some(Self::read(row)));
+        found
     }
 
-    /// Definitions that the active snapshot sees.
-    fn scan(name: Option<pg_sys::Datum>) -> Vec<Self> {
-        // As sql/45_rate_limits.sql orders the columns.
-        const COLUMNS: usize = 8;
-        let mut limits = Vec::new();
-        // SAFETY: the usual course of a scan with or without a key (access/genam.h). An error on
-        // the way leaves relation and scan to the resource owner, which releases them. Tuples are
-        // of our table, whose columns are known; texts are copied while the tuple is pinned.
-        unsafe {
-            let lock = pg_sys::AccessShareLock.cast_signed();
-            let table = rows::open_rate_limits(lock);
-            let mut key = pg_sys::ScanKeyData::default();
-            let by_name = name.is_some();
-            if let Some(name) = name {
-                pg_sys::ScanKeyEntryInitialize(
-                    &mut key,
-                    0,
-                    1,
-                    pg_sys::BTEqualStrategyNumber.try_into().unwrap_or(3),
-                    pg_sys::InvalidOid,
-                    pg_sys::C_COLLATION_OID,
-                    pg_sys::F_TEXTEQ.into(),
-                    name,
-                );
-            }
-            let scan = pg_sys::systable_beginscan(
-                table,
-                if by_name { rows::rate_limits_by_name() } else { pg_sys::InvalidOid },
-                by_name,
-                pg_sys::GetActiveSnapshot(),
-                by_name.into(),
-                &mut key,
-            );
-            loop {
-                let tuple = pg_sys::systable_getnext(scan);
-                if tuple.is_null() {
-                    break;
-                }
-                let mut values = [pg_sys::Datum::null(); COLUMNS];
-                let mut nulls = [true; COLUMNS];
-                pg_sys::heap_deform_tuple(
-                    tuple,
-                    (*table).rd_att,
-                    values.as_mut_ptr(),
-                    nulls.as_mut_ptr(),
-                );
-                let text = |at: usize| (!nulls[at]).then(|| array::text_bytes(values[at]).to_vec());
-                // Checked to be positive by the table's constraints.
-                let number = |at: usize| u32::try_from(values[at].value()).unwrap_or(1);
-                limits.push(Self {
-                    name: String::from_utf8_lossy(&text(0).unwrap_or_default()).into_owned(),
-                    max_requests: number(1),
-                    period: i64::try_from(values[2].value()).unwrap_or(i64::MAX),
-                    burst: number(3),
-                    per: text(4).and_then(|name| Per::from_name(&name)),
-                    tier: text(5),
-                    method: text(6),
-                    path: text(7),
-                });
-            }
-            pg_sys::systable_endscan(scan);
-            pg_sys::table_close(table, lock);
+    fn read(row: &Row<Column>) -> Self {
+        let text = |column| row.text(column).map(<[u8]>::to_vec);
+        // A table's constraints have them positive; whatever else is there allows least.
+        let number = |column| row.datum(column).map_or(0, pg_sys::Datum::value);
+        let count = |column| u32::try_from(number(column)).unwrap_or(1);
+        Self {
+            name: String::from_utf8_lossy(row.text(Column::Name).unwrap_or_default()).into_owned(),
+            max_requests: count(Column::MaxRequests),
+            period: i64::try_from(number(Column::Period))
+                .ok()
+                .filter(|n| *n > 0)
+                .unwrap_or(i64::MAX),
+            burst: count(Column::Burst),
+            per: row.text(Column::Per).and_then(Per::from_name),
+            tier: text(Column::Tier),
+            method: text(Column::Method),
+            path: text(Column::Path),
         }
-        limits
     }
 
     /// Whether it is for requests of this method and path.
@@ -161,43 +141,97 @@ impl Limit {
         Rate::new(self.max_requests, self.period, self.burst)
     }
 
-    fn counts<'a>(&self, state: &'a State) -> &'a Sharded<Tag, i64> {
+    /// Where the gate counts.
+    fn counts<'a>(&self, state: &'a State) -> &'a Sharded<Subject, i64> {
         if self.per == Some(Per::Client) { &state.client_limits } else { &state.limits }
     }
 
-    /// What the count is kept under. The definition is part of it: another one begins anew, and
-    /// transactions that still see the old one cannot spend what the new one allows.
-    fn bucket(&self, state: &State, subject: &[u8]) -> Tag {
+    /// What is counted under. The definition is part of it: another one begins anew, and
+    /// transactions that still see the old one cannot spend what the new one allows. A key's owner
+    /// is its user, who may have many.
+    pub fn subject(&self, text: &[u8], owner: Option<Uuid>) -> Subject {
+        shared::with(|state| match owner {
+            Some(user) if self.per == Some(Per::Key) => {
+                let tag = self.tag(state, b"rate limit of keys of a user ", user.as_bytes());
+                Subject::of_owner(tag, state.hash(&text))
+            }
+            _ => Subject::alone(self.tag(state, b"rate limit ", text)),
+        })
+    }
+
+    fn tag(&self, state: &State, kind: &[u8], of: &[u8]) -> Tag {
         let mut definition = Vec::with_capacity(128);
-        definition.extend(b"rate limit ");
+        definition.extend(kind);
         // SAFETY: set since the backend has connected.
         definition.extend(unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes());
         definition.extend(self.max_requests.to_le_bytes());
         definition.extend(self.period.to_le_bytes());
         definition.extend(self.burst.to_le_bytes());
         definition.extend(self.name.as_bytes());
-        state.tag_key.tag(&definition, subject)
+        state.tag_key.tag(&definition, of)
     }
 
-    /// Takes `cost` requests of the subject, or says how long it has to wait; `None` for ever.
-    pub fn take(&self, subject: &[u8], cost: u32) -> (Standing<'_>, Result<(), Option<i64>>) {
-        let rate = self.rate();
+    /// Takes a request of the subject, and says where it is counted; or how long it has to wait.
+    pub fn take(&self, subject: Subject) -> (Standing<'_>, Result<Subject, i64>) {
+        self.decide(|state, now| {
+            self.counts(state).with_room(&subject, now, |table| {
+                let place = subject.place(table.neighbours(&subject), most_apart(state), now);
+                // What `check_rate_limit` has counted so far goes on here.
+                let so_far =
+                    || state.check_limits.with(&place, |checks| checks.remove(&place)).unwrap_or(0);
+                table.entry_at(now, place, so_far, |arrival| {
+                    let taken = self.rate().take(arrival, now, 1);
+                    (*arrival, taken.map(|()| place))
+                })
+            })
+        })
+    }
+
+    /// Gives back one request that was taken and counted there.
+    pub fn give_back(&self, place: Subject) {
+        let give_back = |arrival: &mut i64| self.rate().give_back(arrival);
+        shared::with(|state| {
+            self.counts(state).with(&place, |table| table.modify(&place, give_back));
+        });
+    }
+
+    /// Takes `cost` requests of the subject for `check_rate_limit`: where the gate counts it, if it
+    /// does, but without room there.
+    fn check(&self, subject: Subject, cost: u32) -> (Standing<'_>, Result<(), i64>) {
+        self.decide(|state, now| {
+            let take = |arrival: &mut i64| {
+                let taken = self.rate().take(arrival, now, cost);
+                (*arrival, taken)
+            };
+            let here = |subject: Subject| {
+                state.check_limits.with_room(&subject, now, |table| {
+                    let place = subject.place(table.neighbours(&subject), most_apart(state), now);
+                    table.entry_at(now, place, || 0, take)
+                })
+            };
+            if self.per.is_none() {
+                return here(subject);
+            }
+            // Held until it is counted, so that the gate does not begin to count it meanwhile.
+            self.counts(state).with(&subject, |table| {
+                let place = subject.place(table.neighbours(&subject), most_apart(state), now);
+                table.modify(&place, take).map_or_else(|| here(place), Ok)
+            })
+        })
+    }
+
+    /// What `count` answers: a state, and whether requests were taken or how long to wait.
+    fn decide<T>(
+        &self,
+        count: impl FnOnce(&State, i64) -> Result<(i64, Result<T, i64>), Full>,
+    ) -> (Standing<'_>, Result<T, i64>) {
         let now = monotonic_now();
-        let standing = |arrival| Standing { name: &self.name, rate, arrival, now };
+        let rate = self.rate();
         shared::with(|state| {
             if !state.is_shared() {
                 Error::NoRateLimits.raise();
             }
-            let bucket = self.bucket(state, subject);
-            let taken = self.counts(state).with(&bucket, |table| {
-                // A bucket that is full again needs no entry.
-                let entry = table.entry_reusing(bucket, || 0, |arrival| *arrival <= now);
-                entry.map(|arrival| {
-                    let taken = rate.take(arrival, now, cost);
-                    (*arrival, taken)
-                })
-            });
-            let (arrival, taken) = taken.unwrap_or_else(|_full| {
+            let (arrival, taken) = count(state, now).unwrap_or_else(|_full| {
                 // Not counted means refused: nobody gets more by making us forget.
                 state.count(Counter::RateLimitsFull);
                 (now.saturating_add(rate.window()), Err(rate.interval()))
@@ -205,22 +239,14 @@ impl Limit {
             if taken.is_err() {
                 state.count(Counter::RateLimited);
             }
-            let taken = taken.map_err(|wait| Some(wait).filter(|_| cost <= self.burst));
-            (standing(arrival), taken)
+            (Standing { name: &self.name, rate, arrival, now }, taken)
         })
     }
+}
 
-    /// Gives back one request that was taken.
-    pub fn give_back(&self, subject: &[u8]) {
-        shared::with(|state| {
-            let bucket = self.bucket(state, subject);
-            self.counts(state).with(&bucket, |table| {
-                if let Some(arrival) = table.find(&bucket) {
-                    self.rate().give_back(arrival);
-                }
-            });
-        });
-    }
+/// How many keys of one user a limit counts apart: a sixteenth of the room at most.
+fn most_apart(state: &State) -> usize {
+    (state.limits.capacity() / 16).clamp(1, 256)
 }
 
 /// `textlike` as a function pointer that PostgreSQL can call.
@@ -234,6 +260,14 @@ unsafe extern "C-unwind" fn textlike(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys
 fn monotonic_now() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
+}
+
+/// The user of the key whose id this is, as the gate writes it.
+fn owner(subject: &[u8]) -> Option<Uuid> {
+    let id = Uuid::try_parse_ascii(subject).ok()?;
+    let mut text = Uuid::encode_buffer();
+    let is_same = id.hyphenated().encode_lower(&mut text).as_bytes() == subject;
+    rows::Row::find(id).filter(|_| is_same)?.uuid(rows::Column::UserId)
 }
 
 /// `check_rate_limit(p_name text, p_subject text, p_cost integer)`
@@ -253,11 +287,12 @@ unsafe fn check(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
     let Some(limit) = name.and_then(Limit::find) else {
         Error::NoSuchRateLimit.raise();
     };
-    let (standing, taken) = limit.take(subject, cost);
+    let owner = if limit.per == Some(Per::Key) { owner(subject) } else { None };
+    let (standing, taken) = limit.check(limit.subject(subject, owner), cost);
     let retry_after = match taken {
         Ok(()) => jsonb::integer(0),
-        Err(Some(wait)) => jsonb::integer(seconds(wait).max(1)),
-        Err(None) => Value::Null,
+        Err(_) if cost > limit.burst => Value::Null,
+        Err(wait) => jsonb::integer(seconds(wait).max(1)),
     };
     Some(jsonb::object(&mut [
         ("allowed", Value::Bool(taken.is_ok())),

@@ -19,6 +19,7 @@ mod limits;
 mod pending;
 mod recording;
 mod references;
+mod relation;
 mod resources;
 mod root_key;
 mod rows;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::array;
 use super::shared::{self, Counter, State};
+use crate::core::table::{Full, Table};
 use crate::core::usage::{Address, KeyRef, RefusalKind, Refusals, Usage};
 use crate::core::verdict::Code;
 
@@ -54,7 +55,7 @@ pub fn refused(
 /// Adds to the use counts of a key.
 pub fn add_usage(state: &State, key: KeyRef, usage: &Usage) {
     let (added, nearly_full) = state.usage.with(&key, |table| {
-        let added = table.entry(key, Usage::default).map(|entry| entry.add(usage));
+        let added = table.entry(key, Usage::default, |entry| entry.add(usage));
         (added, table.is_nearly_full())
     });
     if added.is_err() {
@@ -68,26 +69,21 @@ pub fn add_usage(state: &State, key: KeyRef, usage: &Usage) {
 /// Adds to the refusals of a kind, or of a coarser one where there is no room: a flood of
 /// addresses ends up in few rows.
 pub fn add_refusals(state: &State, kind: RefusalKind, refusals: &Refusals) {
+    let none = || Refusals { count: 0, ..*refusals };
+    let add = |table: &Table<'_, RefusalKind, Refusals>, kind| {
+        table.entry(kind, none, |entry| entry.add(refusals))
+    };
     let added = state.refusals.with(&kind, |table| {
-        // Coarse kinds keep a place: a quarter of each shard.
+        // Coarse kinds keep a place: a quarter of all.
         if table.is_nearly_full() && table.find(&kind).is_none() {
-            return Err(crate::core::table::Full);
+            return Err(Full);
         }
-        add(table.entry(kind, || Refusals { count: 0, ..*refusals }), refusals)
+        add(table, kind)
     });
     if added.is_err() {
         let kind = kind.coarse();
-        let _ = state.refusals.with(&kind, |table| {
-            add(table.entry(kind, || Refusals { count: 0, ..*refusals }), refusals)
-        });
+        let _ = state.refusals.with(&kind, |table| add(table, kind));
     }
-}
-
-fn add(
-    entry: Result<&mut Refusals, crate::core::table::Full>,
-    refusals: &Refusals,
-) -> Result<(), crate::core::table::Full> {
-    entry.map(|entry| entry.add(refusals))
 }
 
 /// The family of IPv4 in an inet (utils/inet.h: AF_INET); IPv6 has the next number.

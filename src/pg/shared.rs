@@ -3,9 +3,10 @@
 //! Without preloading there is none; then each backend has the same structures to itself, small,
 //! and [`State::is_shared`] says so.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::CStr;
 use std::hash::Hash;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
@@ -16,16 +17,14 @@ use uuid::Uuid;
 
 use super::root_key::Handle;
 use super::settings::{self, Sizes};
-use crate::core::memo::{Memo, Tag, TagKey};
-use crate::core::table::{self, Slot, Table};
+use crate::core::memo::{Memo, TagKey};
+use crate::core::subject::Subject;
+use crate::core::table::{Locks, Memory, Shape, Shards, Slot, Value, seeded_hash};
 use crate::core::usage::{KeyRef, RefusalKind, Refusals, Usage};
+use crate::core::vacant::AtomicU32 as Link;
 
-/// Parts of a table, each under a lock of its own.
-const SHARDS: usize = 16;
 /// Sets of counters, so that backends do not fight over a cache line.
 const STRIPES: usize = 16;
-/// Kinds of tables that are locked.
-const TABLES: usize = 7;
 /// Better hashes that can wait for the worker.
 const UPGRADES: usize = 1024;
 /// Texts of legacy keys whose row is remembered.
@@ -81,6 +80,8 @@ pub struct Upgrade {
     pub hash: (usize, [u8; 192]),
 }
 
+impl Value for Upgrade {}
+
 /// In `WorkerState::failing`: it was none's in particular.
 pub const EVERY_DATABASE: u32 = u32::MAX;
 
@@ -105,7 +106,7 @@ pub struct WorkerState {
     pub failing: [AtomicU32; 16],
     /// The last error, in microseconds since 2000; 0 for none.
     pub last_error_at: AtomicI64,
-    /// Text of the last error, its length before it. Under the lock of the first shard of usage.
+    /// Text of the last error, its length before it. Under the first of the locks.
     last_error: (usize, [u8; 256]),
 }
 
@@ -116,25 +117,103 @@ struct Header {
     hashing: AtomicU32,
     room: pg_sys::ConditionVariable,
     worker: WorkerState,
-    used: [[usize; SHARDS]; TABLES],
     sizes: Sizes,
+    /// Of the hashes by which tables place their keys.
+    seed: u64,
 }
 
-/// A table in shards; whoever works on one holds its lock.
-pub struct Sharded<K, V> {
-    slots: *mut Slot<K, V>,
-    used: *mut usize,
-    shards: usize,
-    shard_slots: usize,
-    /// Null in a backend of its own.
-    locks: *mut pg_sys::LWLockPadded,
+/// Declares the tables: a line each, of name, key, value and number of entries.
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident: $key:ty => $value:ty, $entries:expr;)+) => {
+        /// The tables.
+        pub struct Tables {
+            $($(#[$doc])* pub $name: Sharded<$key, $value>,)+
+        }
+
+        impl Tables {
+            /// Keeps room for all tables, in their order.
+            fn reserve(sizes: &Sizes, room: &mut Room) {
+                $(room.reserve::<$key, $value>(($entries as fn(&Sizes) -> usize)(sizes));)+
+            }
+
+            /// # Safety
+            /// As `State::at`; `room` is as it was for `reserve`.
+            unsafe fn at(header: *mut Header, room: &mut Room, locks: LockArray) -> Self {
+                // SAFETY: by the caller's promise.
+                unsafe {
+                    let sizes = (*header).sizes;
+                    Self {
+                        $($name: room
+                            .reserve::<$key, $value>(($entries as fn(&Sizes) -> usize)(&sizes))
+                            .table(header, locks),)+
+                    }
+                }
+            }
+
+            /// # Safety
+            /// As `initialise`; `room` is as it was for `reserve`.
+            unsafe fn initialise(header: *mut Header, sizes: &Sizes, room: &mut Room) {
+                // SAFETY: by the caller's promise.
+                unsafe {
+                    $(room
+                        .reserve::<$key, $value>(($entries as fn(&Sizes) -> usize)(sizes))
+                        .initialise::<$key, $value>(header);)+
+                }
+            }
+        }
+    };
 }
 
-struct Locked(*mut pg_sys::LWLock);
+tables! {
+    /// Use counts to be written.
+    usage: KeyRef => Usage, |sizes| sizes.usage_entries;
+    /// Refusals to be written.
+    refusals: RefusalKind => Refusals, |sizes| sizes.refusal_entries;
+    /// Failure budgets: the state of a [`crate::core::gcra::Rate`] for each key.
+    failures: KeyRef => i64, |sizes| sizes.failure_entries;
+    /// Better hashes to be written.
+    upgrades: KeyRef => Upgrade, |_| UPGRADES;
+    /// Where texts of legacy keys were found.
+    places: Place => Uuid, |_| PLACES;
+    /// Rate limits of requests: the state of a [`crate::core::gcra::Rate`] for each limit and subject.
+    limits: Subject => i64, |sizes| sizes.rate_limit_entries;
+    /// Those of clients, who need no key to be many: they take no room from the others.
+    client_limits: Subject => i64, |sizes| sizes.rate_limit_entries;
+    /// What `check_rate_limit` counts, by whatever subjects an application has.
+    check_limits: Subject => i64, |sizes| sizes.rate_limit_entries;
+}
+
+/// A table in shared memory.
+pub type Sharded<K, V> = Shards<'static, K, V, LockArray>;
+
+/// Locks one after another; null in a backend of its own.
+#[derive(Clone, Copy)]
+pub struct LockArray(*mut pg_sys::LWLockPadded);
+
+impl LockArray {
+    /// The locks from this one on.
+    const fn from(self, first: usize) -> Self {
+        // The array is as long as `Room` has counted. Null stays null: nobody looks there.
+        Self(if self.0.is_null() { self.0 } else { self.0.wrapping_add(first) })
+    }
+}
+
+impl Locks for LockArray {
+    type Held = Locked;
+
+    fn lock(&self, shard: usize) -> Locked {
+        let padded = self.from(shard).0;
+        // SAFETY: `Room` has counted a lock for each shard.
+        Locked::new((!padded.is_null()).then(|| unsafe { &raw mut (*padded).lock }))
+    }
+}
+
+/// A lock that is held, unless it is that of a backend of its own.
+pub struct Locked(Option<*mut pg_sys::LWLock>);
 
 impl Locked {
-    fn new(lock: *mut pg_sys::LWLock) -> Self {
-        if !lock.is_null() {
+    fn new(lock: Option<*mut pg_sys::LWLock>) -> Self {
+        if let Some(lock) = lock {
             // SAFETY: one of our tranche's locks.
             unsafe { pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE) };
         }
@@ -144,78 +223,124 @@ impl Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        if !self.0.is_null() {
+        if let Some(lock) = self.0 {
             // SAFETY: held since `new`, for memory operations that raise no errors.
-            unsafe { pg_sys::LWLockRelease(self.0) }
+            unsafe { pg_sys::LWLockRelease(lock) }
         }
     }
 }
 
-impl<K: Copy + Eq + Hash, V: Copy> Sharded<K, V> {
-    /// Works on the shard where `key` belongs.
-    pub fn with<R>(&self, key: &K, work: impl FnOnce(&mut Table<'_, K, V>) -> R) -> R {
-        // The low bits choose the slot in the shard.
-        let shard = usize::try_from(table::hash(key) >> 40).unwrap_or(0) % self.shards;
-        self.on(shard, work)
+/// How much room is kept behind the header: bytes from its beginning, and locks.
+struct Room {
+    bytes: usize,
+    locks: usize,
+}
+
+/// Where the parts of a table are, in bytes behind the header.
+struct Region {
+    shape: Shape,
+    vacant: usize,
+    bounds: usize,
+    heads: usize,
+    links: usize,
+    slots: usize,
+    first_lock: usize,
+}
+
+impl Room {
+    /// What all of it takes.
+    fn total(sizes: &Sizes) -> Self {
+        let mut room = Self::before_tables(sizes);
+        Tables::reserve(sizes, &mut room);
+        room
     }
 
-    /// Works on each shard in turn.
-    pub fn each<R>(&self, mut work: impl FnMut(&mut Table<'_, K, V>) -> R) -> Vec<R> {
-        (0..self.shards).map(|shard| self.on(shard, &mut work)).collect()
+    /// The header, its lock and the memo.
+    fn before_tables(sizes: &Sizes) -> Self {
+        let mut room = Self { bytes: size_of::<Header>(), locks: 1 };
+        room.array::<u64>(Memo::words(sizes.memo_entries));
+        room
     }
 
-    /// How many entries there are.
-    pub fn len(&self) -> usize {
-        self.each(|table| table.len()).into_iter().sum()
+    fn array<T>(&mut self, length: usize) -> usize {
+        let begin = self.bytes.next_multiple_of(128);
+        self.bytes = begin + length * size_of::<T>();
+        begin
     }
 
-    /// How many entries there can be.
-    pub const fn capacity(&self) -> usize {
-        self.shards * Table::<K, V>::capacity(self.shard_slots)
+    fn reserve<K, V>(&mut self, entries: usize) -> Region {
+        let shape = Shape::new(entries);
+        let first_lock = self.locks;
+        self.locks += shape.shards;
+        Region {
+            shape,
+            vacant: self.array::<[AtomicU64; 2]>(1),
+            bounds: self.array::<AtomicI64>(shape.shards),
+            heads: self.array::<Cell<u32>>(shape.shards * shape.chains),
+            links: self.array::<Link>(shape.places),
+            slots: self.array::<Cell<Slot<K, V>>>(shape.places),
+            first_lock,
+        }
     }
+}
 
-    fn on<R>(&self, shard: usize, work: impl FnOnce(&mut Table<'_, K, V>) -> R) -> R {
-        // SAFETY: `attach` gave `shards` times `shard_slots` initialised slots and as many
-        // counts and locks as shards; the lock makes the references exclusive among processes,
-        // and no `work` works on another shard of the same table.
+impl Region {
+    /// # Safety
+    /// As `Region::table`; the memory is zeroed, and nobody else uses it.
+    unsafe fn initialise<K, V>(&self, header: *mut Header)
+    where
+        K: Copy + Eq + Hash + 'static,
+        V: Value + 'static,
+    {
+        // SAFETY: by the caller's promise.
         unsafe {
-            let lock = if self.locks.is_null() {
-                std::ptr::null_mut()
-            } else {
-                &raw mut (*self.locks.add(shard)).lock
+            let slots = header.cast::<u8>().add(self.slots).cast::<Slot<K, V>>();
+            for place in 0..self.shape.places {
+                slots.add(place).write(None);
+            }
+            self.table::<K, V>(header, LockArray(std::ptr::null_mut())).clear();
+        }
+    }
+
+    /// # Safety
+    /// As `State::at`, with room of this region behind the header.
+    unsafe fn table<K, V>(&self, header: *mut Header, locks: LockArray) -> Sharded<K, V>
+    where
+        K: Copy + Eq + Hash + 'static,
+        V: Value + 'static,
+    {
+        let Shape { places, shards, chains } = self.shape;
+        // SAFETY: by the caller's promise. What is no atomic is worked on under the shard's lock.
+        unsafe {
+            let base = header.cast::<u8>();
+            let memory = Memory {
+                vacant: &*base.add(self.vacant).cast(),
+                bounds: std::slice::from_raw_parts(base.add(self.bounds).cast(), shards),
+                heads: std::slice::from_raw_parts(base.add(self.heads).cast(), shards * chains),
+                links: std::slice::from_raw_parts(base.add(self.links).cast(), places),
+                slots: std::slice::from_raw_parts(base.add(self.slots).cast(), places),
             };
-            let _locked = Locked::new(lock);
-            let slots = std::slice::from_raw_parts_mut(
-                self.slots.add(shard * self.shard_slots),
-                self.shard_slots,
-            );
-            work(&mut Table::new(slots, &mut *self.used.add(shard)))
+            Shards::new(memory, (*header).seed, locks.from(self.first_lock))
         }
     }
 }
-
 /// All of it, as a process sees it.
 pub struct State {
     header: *mut Header,
-    shared: bool,
     /// Known secrets.
     pub memo: Memo<'static>,
     /// The key of the memo.
     pub tag_key: TagKey,
-    /// Use counts to be written.
-    pub usage: Sharded<KeyRef, Usage>,
-    /// Refusals to be written.
-    pub refusals: Sharded<RefusalKind, Refusals>,
-    /// Failure budgets: the state of a [`crate::core::gcra::Rate`] for each key.
-    pub failures: Sharded<KeyRef, i64>,
-    /// Better hashes to be written.
-    pub upgrades: Sharded<KeyRef, Upgrade>,
-    /// Where texts of legacy keys were found.
-    pub places: Sharded<Place, Uuid>,
-    /// Rate limits: the state of a [`crate::core::gcra::Rate`] for each limit and subject.
-    pub limits: Sharded<Tag, i64>,
-    /// Those of clients, who need no key to be many: they take no room from the others.
-    pub client_limits: Sharded<Tag, i64>,
+    tables: Tables,
+    locks: LockArray,
+}
+
+impl Deref for State {
+    type Target = Tables;
+
+    fn deref(&self) -> &Tables {
+        &self.tables
+    }
 }
 
 thread_local! {
@@ -240,7 +365,7 @@ impl State {
         let segment = SEGMENT.load(Ordering::Relaxed);
         if segment.is_null() {
             let sizes = Sizes::of_a_backend();
-            let layout = std::alloc::Layout::from_size_align(segment_size(&sizes), 128)
+            let layout = std::alloc::Layout::from_size_align(Room::total(&sizes).bytes, 128)
                 .unwrap_or_else(|_| std::alloc::Layout::new::<Header>());
             // SAFETY: the size is not zero; the memory is never freed, as `&'static` says.
             let memory = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<Header>();
@@ -259,59 +384,29 @@ impl State {
     }
 
     /// # Safety
-    /// `header` is an initialised segment that stays; `locks` are `TABLES * SHARDS` locks, or
-    /// null for a segment that no other process has.
+    /// `header` is the beginning of a segment of `Room::total` that stays; `locks` are as many
+    /// locks, or null for a segment that no other process has.
     unsafe fn at(header: *mut Header, locks: *mut pg_sys::LWLockPadded) -> Self {
-        // SAFETY: by the caller's promise, and `Places` is how `initialise` laid it out.
+        // SAFETY: by the caller's promise.
         unsafe {
             let sizes = &(*header).sizes;
-            let places = Places::new(sizes);
-            let base = header.cast::<u8>();
+            let locks = LockArray(locks);
+            let mut room = Room::before_tables(sizes);
             let words = Memo::words(sizes.memo_entries);
+            let memo = header.cast::<u8>().add(room.bytes - words * size_of::<u64>());
             Self {
                 header,
-                shared: !locks.is_null(),
-                memo: Memo::new(std::slice::from_raw_parts(base.add(places.memo).cast(), words)),
+                memo: Memo::new(std::slice::from_raw_parts(memo.cast(), words)),
                 tag_key: TagKey::new(&(*header).tag_key),
-                usage: Self::table(header, places.usage, sizes.usage_entries, locks, 0),
-                refusals: Self::table(header, places.refusals, sizes.refusal_entries, locks, 1),
-                failures: Self::table(header, places.failures, sizes.failure_entries, locks, 2),
-                upgrades: Self::table(header, places.upgrades, UPGRADES, locks, 3),
-                places: Self::table(header, places.places, PLACES, locks, 4),
-                limits: Self::table(header, places.limits, sizes.rate_limit_entries, locks, 5),
-                client_limits: Self::table(
-                    header,
-                    places.client_limits,
-                    sizes.rate_limit_entries,
-                    locks,
-                    6,
-                ),
-            }
-        }
-    }
-
-    unsafe fn table<K, V>(
-        header: *mut Header,
-        place: usize,
-        entries: usize,
-        locks: *mut pg_sys::LWLockPadded,
-        table: usize,
-    ) -> Sharded<K, V> {
-        // SAFETY: as `at`.
-        unsafe {
-            Sharded {
-                slots: header.cast::<u8>().add(place).cast(),
-                used: (&raw mut (*header).used[table]).cast(),
-                shards: SHARDS,
-                shard_slots: entries.div_ceil(SHARDS),
-                locks: if locks.is_null() { locks } else { locks.add(table * SHARDS) },
+                tables: Tables::at(header, &mut room, locks),
+                locks,
             }
         }
     }
 
     /// Whether other backends see it too.
     pub const fn is_shared(&self) -> bool {
-        self.shared
+        !self.locks.0.is_null()
     }
 
     /// Counts.
@@ -326,6 +421,11 @@ impl State {
     pub fn counted(&self, counter: Counter) -> u64 {
         let stripes = self.header().stripes.iter();
         stripes.map(|stripe| stripe.0[counter as usize].load(Ordering::Relaxed)).sum()
+    }
+
+    /// A hash that nobody outside can foresee.
+    pub fn hash<K: Hash>(&self, key: &K) -> u64 {
+        seeded_hash(self.header().seed, key)
     }
 
     /// How many secrets are being hashed.
@@ -365,26 +465,23 @@ impl State {
 
     /// Keeps the text of an error, cut to what there is room for.
     pub fn keep_error(&self, text: &str, now: i64) {
-        self.usage.on(0, |_| {
-            // SAFETY: the lock of the first shard is held.
+        {
+            let _locked = self.locks.lock(0);
+            // SAFETY: the first lock is held.
             let kept = unsafe { &mut (*self.header).worker.last_error };
-            let mut length = text.len().min(kept.1.len());
-            while !text.is_char_boundary(length) {
-                length -= 1;
-            }
+            let length = text.floor_char_boundary(kept.1.len());
             kept.0 = length;
             kept.1[..length].copy_from_slice(&text.as_bytes()[..length]);
-        });
+        }
         self.worker().last_error_at.store(now, Ordering::Relaxed);
     }
 
     /// The text of the last error.
     pub fn last_error(&self) -> Option<String> {
-        self.usage.on(0, |_| {
-            // SAFETY: the lock of the first shard is held.
-            let kept = unsafe { &(*self.header).worker.last_error };
-            (kept.0 > 0).then(|| String::from_utf8_lossy(&kept.1[..kept.0]).into_owned())
-        })
+        let _locked = self.locks.lock(0);
+        // SAFETY: the first lock is held.
+        let kept = unsafe { &(*self.header).worker.last_error };
+        (kept.0 > 0).then(|| String::from_utf8_lossy(&kept.1[..kept.0]).into_owned())
     }
 
     fn header(&self) -> &Header {
@@ -394,73 +491,21 @@ impl State {
     }
 }
 
-/// Where each part begins behind the header, in bytes.
-struct Places {
-    memo: usize,
-    usage: usize,
-    refusals: usize,
-    failures: usize,
-    upgrades: usize,
-    places: usize,
-    limits: usize,
-    client_limits: usize,
-    end: usize,
-}
-
-impl Places {
-    const fn new(sizes: &Sizes) -> Self {
-        const fn after<K, V>(place: usize, entries: usize) -> usize {
-            let slots = entries.div_ceil(SHARDS) * SHARDS;
-            (place + slots * size_of::<Slot<K, V>>()).next_multiple_of(128)
-        }
-        let memo = size_of::<Header>().next_multiple_of(128);
-        let usage = (memo + Memo::words(sizes.memo_entries) * 8).next_multiple_of(128);
-        let refusals = after::<KeyRef, Usage>(usage, sizes.usage_entries);
-        let failures = after::<RefusalKind, Refusals>(refusals, sizes.refusal_entries);
-        let upgrades = after::<KeyRef, i64>(failures, sizes.failure_entries);
-        let places = after::<KeyRef, Upgrade>(upgrades, UPGRADES);
-        let limits = after::<Place, Uuid>(places, PLACES);
-        let client_limits = after::<Tag, i64>(limits, sizes.rate_limit_entries);
-        let end = after::<Tag, i64>(client_limits, sizes.rate_limit_entries);
-        Self { memo, usage, refusals, failures, upgrades, places, limits, client_limits, end }
-    }
-}
-
-const fn segment_size(sizes: &Sizes) -> usize {
-    Places::new(sizes).end
-}
-
 /// # Safety
-/// `header` is zeroed memory of `segment_size(&sizes)` bytes, aligned to 128.
+/// `header` is zeroed memory of `Room::total(&sizes)`, aligned to 128.
 unsafe fn initialise(header: *mut Header, sizes: Sizes) {
-    unsafe fn vacate<K, V>(base: *mut u8, place: usize, entries: usize) {
-        // SAFETY: as `initialise`; `Places` keeps this many slots there.
-        unsafe {
-            let slots = base.add(place).cast::<Slot<K, V>>();
-            for at in 0..entries.div_ceil(SHARDS) * SHARDS {
-                slots.add(at).write(None);
-            }
-        }
-    }
     // SAFETY: by the caller's promise. Zero is a good beginning for all of the header (atomics,
     // counts, null pointers) but for what is written here.
     unsafe {
-        let places = Places::new(&sizes);
-        let base = header.cast::<u8>();
-        vacate::<KeyRef, Usage>(base, places.usage, sizes.usage_entries);
-        vacate::<RefusalKind, Refusals>(base, places.refusals, sizes.refusal_entries);
-        vacate::<KeyRef, i64>(base, places.failures, sizes.failure_entries);
-        vacate::<KeyRef, Upgrade>(base, places.upgrades, UPGRADES);
-        vacate::<Place, Uuid>(base, places.places, PLACES);
-        vacate::<Tag, i64>(base, places.limits, sizes.rate_limit_entries);
-        vacate::<Tag, i64>(base, places.client_limits, sizes.rate_limit_entries);
         pg_sys::ConditionVariableInit(&raw mut (*header).room);
-        let mut key = zeroize::Zeroizing::new([0; 64]);
-        if SysRng.try_fill_bytes(&mut *key).is_err() {
+        let mut random = zeroize::Zeroizing::new([0; 72]);
+        if SysRng.try_fill_bytes(&mut *random).is_err() {
             error!("the operating system gives no random numbers");
         }
-        (*header).tag_key = *key;
+        (*header).tag_key.copy_from_slice(&random[..64]);
+        (*header).seed = u64::from_le_bytes(*random.last_chunk().unwrap_or(&[0; 8]));
         (*header).sizes = sizes;
+        Tables::initialise(header, &sizes, &mut Room::before_tables(&sizes));
     }
 }
 
@@ -485,8 +530,9 @@ unsafe extern "C-unwind" fn request() {
         if let Some(previous) = PREVIOUS_REQUEST {
             previous();
         }
-        pg_sys::RequestAddinShmemSpace(segment_size(&settings::sizes()) + 128);
-        let locks = i32::try_from(TABLES * SHARDS).unwrap_or(0);
+        let room = Room::total(&settings::sizes());
+        pg_sys::RequestAddinShmemSpace(room.bytes + 128);
+        let locks = i32::try_from(room.locks).unwrap_or(i32::MAX);
         pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), locks);
     }
 }
@@ -500,7 +546,8 @@ unsafe extern "C-unwind" fn startup() {
             previous();
         }
         let sizes = settings::sizes();
-        let size = segment_size(&sizes) + 128;
+        let room = Room::total(&sizes);
+        let size = room.bytes + 128;
         let mut found = false;
         let memory = pg_sys::ShmemInitStruct(NAME.as_ptr(), size, &mut found).cast::<u8>();
         let header = memory.add(memory.align_offset(128)).cast::<Header>();
@@ -512,7 +559,7 @@ unsafe extern "C-unwind" fn startup() {
         if !found && !pg_sys::IsUnderPostmaster {
             log!(
                 "api_key: {} kB of shared memory: {} memo, {} usage, {} failure, {} refusal and {} rate limit entries",
-                size / 1024,
+                (size + room.locks * size_of::<pg_sys::LWLockPadded>()) / 1024,
                 sizes.memo_entries,
                 sizes.usage_entries,
                 sizes.failure_entries,

@@ -72,7 +72,7 @@ pub fn offer(
     let upgrade = Upgrade { replaces, handle, hash: (better.len(), text) };
     let kept = state
         .upgrades
-        .with(&key, |table| table.entry(key, || upgrade).map(|place| *place = upgrade).is_ok());
+        .with(&key, |table| table.entry(key, || upgrade, |place| *place = upgrade).is_ok());
     if kept {
         // The secret matches the new hash too: its first verify needs no argon2.
         state.memo.insert(state.tag_key.tag(better.as_bytes(), secret));
