@@ -356,16 +356,18 @@ CREATE PROCEDURE api_key.migrate_legacy_hashes(
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    v_run uuid;
-    v_wrapped bigint := 0;
-    v_batch integer;
-    v_batches integer := 0;
-    v_remaining bigint;
-    v_key record;
-BEGIN
     -- It commits, so it can be neither SECURITY DEFINER nor SET a search_path: all names are
-    -- qualified.
-    IF p_batch_size IS NULL OR p_batch_size < 1 OR p_max_batches < 1 THEN
+    -- qualified, those of types and operators too.
+    v_run pg_catalog.uuid;
+    v_wrapped pg_catalog.int8 := 0;
+    v_batch pg_catalog.int4;
+    v_batches pg_catalog.int4 := 0;
+    v_remaining pg_catalog.int8;
+    v_key pg_catalog.record;
+BEGIN
+    IF p_batch_size IS NULL OR p_batch_size OPERATOR(pg_catalog.<) 1
+        OR p_max_batches OPERATOR(pg_catalog.<) 1
+    THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',
             DETAIL = 'p_batch_size or p_max_batches is less than 1.',
             HINT = 'CALL api_key.migrate_legacy_hashes();';

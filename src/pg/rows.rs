@@ -82,9 +82,8 @@ thread_local! {
 unsafe extern "C-unwind" fn forget_layout(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     let layout = LAYOUT.get();
     // InvalidOid means all relations.
-    let is_ours = |layout: Layout| {
-        [layout.table, layout.root_key, layout.rate_limits].contains(&relation)
-    };
+    let is_ours =
+        |layout: Layout| [layout.table, layout.root_key, layout.rate_limits].contains(&relation);
     if relation == pg_sys::InvalidOid || layout.is_some_and(is_ours) {
         LAYOUT.set(None);
         FINGERPRINT.set(None);

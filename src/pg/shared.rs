@@ -14,7 +14,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use uuid::Uuid;
 
-use super::root_key::Handle;
+use super::root_key::{Handle, RootKeyCommand};
 use super::settings::{self, Sizes};
 use crate::core::memo::{Memo, Tag, TagKey};
 use crate::core::table::{self, Slot, Table};
@@ -116,6 +116,7 @@ struct Header {
     hashing: AtomicU32,
     room: pg_sys::ConditionVariable,
     worker: WorkerState,
+    root_key_command: RootKeyCommand,
     used: [[usize; SHARDS]; TABLES],
     sizes: Sizes,
 }
@@ -342,6 +343,11 @@ impl State {
     /// What the worker says of itself.
     pub fn worker(&self) -> &WorkerState {
         &self.header().worker
+    }
+
+    /// How the command of the root key fares.
+    pub fn root_key_command(&self) -> &RootKeyCommand {
+        &self.header().root_key_command
     }
 
     /// Notes that the round could not flush a database.
