@@ -14,6 +14,7 @@ CREATE TABLE api_key_internal.audit_log (
 );
 COMMENT ON TABLE api_key_internal.audit_log IS 'What was done to keys, tiers and scopes, and by whom. Never a secret or a hash.';
 CREATE INDEX audit_log_key_id ON api_key_internal.audit_log (key_id, audit_id);
+CREATE INDEX audit_log_refused ON api_key_internal.audit_log (occurred_at) WHERE event = 'refused';
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.audit_log', '');
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.audit_log_audit_id_seq', '');
 
@@ -23,7 +24,8 @@ FROM api_key_internal.audit_log;
 COMMENT ON VIEW api_key.audit_log IS
 $$Every change of a key, a tier, a scope, a rate limit, a resource or the isolation of a table. Written in the transaction that made the change, and deletable by nobody through the extension; only what was refused is purged in time.
 
-event: issued, updated, rotated, revoked, deleted, imported, tier_defined, scope_defined, rate_limit_defined, rate_limit_removed, tenants_isolated, tenant_isolation_removed, resource_defined, resource_protected, resource_removed, compat_installed, compat_removed; and refused: verifies that were, written by the worker, as many as are alike in one row.
+event: issued, updated, rotated, revoked, deleted, imported, tier_defined, scope_defined, rate_limit_defined, rate_limit_removed, tenants_isolated, tenant_isolation_removed, resource_defined, resource_protected, resource_removed, compat_installed, compat_removed; and refused: verifies that were.
+Rows of refused are counters, which the worker writes: one for each hour, code, key and client, the twenty most frequent of an hour and code apart and all others as one. Their count, first_at and occurred_at (of the last) change until the hour is over; all other rows stay as they are.
 actor_role, actor_user_id: the role and the "sub" of the request. key_id, user_id, tenant_id: the key and its owner. details: what changed, old and new; never a secret or a hash.$$;
 
 CREATE FUNCTION api_key_internal.audit(

@@ -213,6 +213,11 @@ CREATE FUNCTION api_key_internal.count_active_keys_now(p_user_id uuid, p_tier te
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'count_active_keys_now_wrapper';
 COMMENT ON FUNCTION api_key_internal.count_active_keys_now IS 'How many active_keys there are, under a snapshot of this moment.';
 
+-- Not pg_advisory_xact_lock: whoever may call that could take the same lock, and hold it.
+CREATE FUNCTION api_key_internal.lock_tier(p_user_id uuid, p_tier text) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'lock_tier_wrapper';
+COMMENT ON FUNCTION api_key_internal.lock_tier IS 'Has those who make room for a user''s keys in a tier take turns, to the end of the transaction.';
+
 -- Makes room for one more active key of a user in a tier, or refuses. Callers that make a key
 -- active call it first.
 CREATE FUNCTION api_key_internal.make_room(p_user_id uuid, p_tier text, p_except uuid)
@@ -231,7 +236,7 @@ BEGIN
         RETURN;
     END IF;
     -- Held to the end of the transaction: two issues for one user and tier take turns.
-    PERFORM pg_advisory_xact_lock(hashtextextended(format('api_key %s %s', p_user_id, p_tier), 0));
+    PERFORM api_key_internal.lock_tier(p_user_id, p_tier);
     v_active := api_key_internal.active_keys(p_user_id, p_tier);
     IF current_setting('transaction_isolation') NOT LIKE 'read %'
         AND cardinality(v_active) <> api_key_internal.count_active_keys_now(p_user_id, p_tier)

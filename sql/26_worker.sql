@@ -35,14 +35,77 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION api_key_internal.write_usage IS 'Adds use counts that were kept in memory to those of the keys.';
 
+-- Each hour has at most 21 rows of each code, whatever callers vary: the twenty most frequent by key
+-- and client, and one of all others. They are counters: taken out, added to, and put back.
+CREATE FUNCTION api_key_internal.write_refusals(p_refusals jsonb)
+RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH reported AS (
+        SELECT code, key_id, client_ip, count,
+               timestamptz '2000-01-01 00:00:00+00' + first_at * interval '1 microsecond' AS first_at,
+               timestamptz '2000-01-01 00:00:00+00' + last_at * interval '1 microsecond' AS last_at
+        FROM jsonb_to_recordset(p_refusals) AS refused
+            (code text, key_id uuid, client_ip inet, count bigint, first_at bigint, last_at bigint)
+    ), hours AS (
+        SELECT DISTINCT code, date_bin('1 hour', last_at, '2000-01-01 00:00:00+00') AS hour
+        FROM reported
+    ), taken_out AS (
+        DELETE FROM api_key_internal.audit_log AS a USING hours
+        WHERE a.event = 'refused' AND a.details ->> 'code' = hours.code
+          AND a.occurred_at >= hours.hour AND a.occurred_at < hours.hour + interval '1 hour'
+        RETURNING a.*
+    ), merged AS (
+        SELECT code, date_bin('1 hour', last_at, '2000-01-01 00:00:00+00') AS hour,
+               key_id, client_ip, min(audit_id) AS audit_id, sum(count) AS count,
+               min(first_at) AS first_at, max(last_at) AS last_at,
+               -- A key that was deleted since keeps its owner here.
+               (array_agg(user_id) FILTER (WHERE audit_id IS NOT NULL))[1] AS user_id,
+               (array_agg(tenant_id) FILTER (WHERE audit_id IS NOT NULL))[1] AS tenant_id
+        FROM (
+            SELECT code, key_id, client_ip, count, first_at, last_at,
+                   NULL::bigint AS audit_id, NULL::uuid AS user_id, NULL::uuid AS tenant_id
+            FROM reported
+            UNION ALL
+            SELECT details ->> 'code', key_id, (details ->> 'client_ip')::inet,
+                   (details ->> 'count')::bigint, (details ->> 'first_at')::timestamptz,
+                   occurred_at, audit_id, user_id, tenant_id
+            FROM taken_out
+        ) AS all_refusals
+        GROUP BY code, hour, key_id, client_ip
+    ), ranked AS (
+        SELECT *, key_id IS NULL AND client_ip IS NULL
+               OR row_number() OVER (
+                   PARTITION BY code, hour, key_id IS NULL AND client_ip IS NULL
+                   ORDER BY count DESC, audit_id NULLS LAST) > 20 AS is_other
+        FROM merged
+    ), kept AS (
+        SELECT code, hour, key_id, client_ip, audit_id, count, first_at, last_at, user_id, tenant_id
+        FROM ranked WHERE NOT is_other
+        UNION ALL
+        SELECT code, hour, NULL, NULL,
+               min(audit_id) FILTER (WHERE key_id IS NULL AND client_ip IS NULL), sum(count),
+               min(first_at), max(last_at), NULL, NULL
+        FROM ranked WHERE is_other GROUP BY code, hour
+    )
+    INSERT INTO api_key_internal.audit_log
+        (audit_id, occurred_at, event, actor_role, key_id, user_id, tenant_id, details)
+    SELECT coalesce(kept.audit_id, nextval('api_key_internal.audit_log_audit_id_seq')),
+           kept.last_at, 'refused', 'api_key worker', kept.key_id,
+           coalesce(kept.user_id, k.user_id), coalesce(kept.tenant_id, k.tenant_id),
+           jsonb_build_object('code', kept.code, 'count', kept.count, 'client_ip', kept.client_ip,
+                              'first_at', kept.first_at)
+    FROM kept LEFT JOIN api_key_internal.keys AS k ON k.key_id = kept.key_id
+    ORDER BY kept.last_at;
+END;
+COMMENT ON FUNCTION api_key_internal.write_refusals IS 'Adds refusals that were kept in memory to those of their hours in the audit log.';
+
 CREATE FUNCTION api_key_internal.write_pending(p_pending jsonb)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
-DECLARE
-    v_epoch CONSTANT timestamptz := '2000-01-01 00:00:00+00';
 BEGIN
     -- Compare and swap: a rotation since has another hash, and wins. A row that someone else has
     -- locked is left to a later verify.
@@ -69,32 +132,7 @@ BEGIN
     FROM jsonb_to_recordset(p_pending -> 'usage') AS u
         (key_id uuid, uses bigint, failures bigint, last_used_at bigint, last_used_ip text);
 
-    -- The ten most frequent of each code by key and address, the rest in one row: whoever varies
-    -- addresses does not fill the table.
-    INSERT INTO api_key_internal.audit_log
-        (occurred_at, event, actor_role, key_id, user_id, tenant_id, details)
-    SELECT v_epoch + r.last_at * interval '1 microsecond', 'refused', 'api_key worker',
-           r.key_id, k.user_id, k.tenant_id,
-           jsonb_build_object('code', r.code, 'count', r.count, 'client_ip', r.client_ip,
-               'first_at', v_epoch + r.first_at * interval '1 microsecond')
-    FROM (
-        SELECT code, key_id, client_ip, sum(count) AS count, min(first_at) AS first_at,
-               max(last_at) AS last_at
-        FROM (
-            SELECT code, count, first_at, last_at,
-                   CASE WHEN rank <= 10 THEN key_id END AS key_id,
-                   CASE WHEN rank <= 10 THEN client_ip END AS client_ip
-            FROM (
-                SELECT *, row_number() OVER (PARTITION BY code ORDER BY count DESC) AS rank
-                FROM jsonb_to_recordset(p_pending -> 'refusals') AS refused
-                    (code text, key_id uuid, client_ip inet, count bigint, first_at bigint,
-                     last_at bigint)
-            ) AS ranked
-        ) AS shortened
-        GROUP BY code, key_id, client_ip
-    ) AS r
-    LEFT JOIN api_key_internal.keys AS k ON k.key_id = r.key_id
-    ORDER BY r.last_at;
+    PERFORM api_key_internal.write_refusals(p_pending -> 'refusals');
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.write_pending IS 'Writes use counts, refusals and better hashes that were kept in memory.';

@@ -4,16 +4,19 @@ CREATE UNIQUE INDEX keys_lookup_handle ON api_key_internal.keys (lookup_handle)
     WHERE lookup_handle IS NOT NULL;
 CREATE UNIQUE INDEX keys_imported_handle ON api_key_internal.keys (imported_handle)
     WHERE imported_handle IS NOT NULL;
-CREATE INDEX keys_legacy_prefix ON api_key_internal.keys (legacy_prefix)
+-- Keys of one prefix are tried in the order of their ids, so that a search can be resumed.
+CREATE INDEX keys_legacy_prefix ON api_key_internal.keys (legacy_prefix, key_id)
     WHERE lookup_handle IS NULL AND legacy_prefix IS NOT NULL;
 CREATE INDEX keys_bare_hash ON api_key_internal.keys (legacy_scheme, key_id)
     WHERE secret_hash LIKE '{%' AND secret_hash NOT LIKE '%$argon2id$%';
 
 -- The root key itself is not in the database. Its fingerprint is, so that another one is noticed.
 CREATE TABLE api_key_internal.root_key (
-    fingerprint text PRIMARY KEY
+    fingerprint text PRIMARY KEY,
+    -- The schemes of which keys were ever imported: others are not looked for. NULL: any.
+    schemes text[]
 );
-COMMENT ON TABLE api_key_internal.root_key IS 'The fingerprint of the root key under which legacy keys are found; at most one row.';
+COMMENT ON TABLE api_key_internal.root_key IS 'The fingerprint of the root key under which legacy keys are found, and the schemes that they came with; at most one row.';
 CREATE UNIQUE INDEX root_key_one_row ON api_key_internal.root_key ((true));
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.root_key', '');
 
@@ -56,7 +59,8 @@ DECLARE
     v_fingerprint text := api_key_internal.root_key_fingerprint();
     v_stored text;
 BEGIN
-    INSERT INTO api_key_internal.root_key (fingerprint) VALUES (v_fingerprint) ON CONFLICT DO NOTHING;
+    INSERT INTO api_key_internal.root_key (fingerprint, schemes) VALUES (v_fingerprint, '{}')
+    ON CONFLICT DO NOTHING;
     SELECT fingerprint INTO v_stored FROM api_key_internal.root_key;
     IF v_stored <> v_fingerprint THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'the root key cannot be used',
@@ -119,6 +123,8 @@ BEGIN
             HINT = 'Pass what the text of the key begins with.';
     END IF;
     PERFORM api_key_internal.check_key(v_key);
+    UPDATE api_key_internal.root_key SET schemes = schemes || v_key.legacy_scheme
+    WHERE v_key.legacy_scheme <> ALL (schemes);
     INSERT INTO api_key_internal.keys VALUES (v_key.*);
     PERFORM api_key_internal.audit('imported', v_key.key_id, v_key.user_id, v_key.tenant_id,
         jsonb_build_object('scheme', v_key.legacy_scheme, 'name', v_key.name, 'tier', v_key.tier));
@@ -358,16 +364,18 @@ CREATE PROCEDURE api_key.migrate_legacy_hashes(
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    v_run uuid;
-    v_wrapped bigint := 0;
-    v_batch integer;
-    v_batches integer := 0;
-    v_remaining bigint;
-    v_key record;
-BEGIN
     -- It commits, so it can be neither SECURITY DEFINER nor SET a search_path: all names are
-    -- qualified.
-    IF p_batch_size IS NULL OR p_batch_size < 1 OR p_max_batches < 1 THEN
+    -- qualified, those of types and operators too.
+    v_run pg_catalog.uuid;
+    v_wrapped pg_catalog.int8 := 0;
+    v_batch pg_catalog.int4;
+    v_batches pg_catalog.int4 := 0;
+    v_remaining pg_catalog.int8;
+    v_key pg_catalog.record;
+BEGIN
+    IF p_batch_size IS NULL OR p_batch_size OPERATOR(pg_catalog.<) 1
+        OR p_max_batches OPERATOR(pg_catalog.<) 1
+    THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',
             DETAIL = 'p_batch_size or p_max_batches is less than 1.',
             HINT = 'CALL api_key.migrate_legacy_hashes();';

@@ -1,6 +1,6 @@
 //! What verifies leave behind: use counts and refusals, kept in memory until they are written.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -15,6 +15,21 @@ pub struct Address {
     pub ip: IpAddr,
     /// The length of the network's prefix; 32 or 128 for a single address.
     pub prefix: u8,
+}
+
+impl Address {
+    /// What one client has to itself: of IPv6 the /64 that a host is given (RFC 7934), in which it
+    /// has as many addresses as it wants; of IPv4, also written as IPv6, the address.
+    #[must_use]
+    pub fn network(self) -> Self {
+        match self.ip {
+            IpAddr::V6(ip) if self.prefix > 64 => match ip.to_ipv4_mapped() {
+                Some(ip) if self.prefix == 128 => Self { ip: ip.into(), prefix: 32 },
+                _ => Self { ip: Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(), prefix: 64 },
+            },
+            _ => self,
+        }
+    }
 }
 
 impl std::fmt::Display for Address {
@@ -68,7 +83,7 @@ pub struct RefusalKind {
     pub code: Code,
     /// The key, where the text was that of one.
     pub key_id: Option<Uuid>,
-    /// The address, where it was given.
+    /// The client's network, where its address was given.
     pub client_ip: Option<Address>,
 }
 
@@ -209,6 +224,22 @@ mod tests {
     fn any_address() -> impl Strategy<Value = Option<Address>> {
         any::<Option<(IpAddr, u8)>>()
             .prop_map(|a| a.map(|(ip, prefix)| Address { ip, prefix: prefix % 33 }))
+    }
+
+    #[test]
+    fn a_client_is_one_network_whatever_it_varies() {
+        for (address, network) in [
+            ("192.0.2.1/32", "192.0.2.1/32"),
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            ("::ffff:192.0.2.1/128", "192.0.2.1/32"),
+            ("2001:db8:1:2:3:4:5:6/128", "2001:db8:1:2::/64"),
+            ("2001:db8:1:2::/128", "2001:db8:1:2::/64"),
+            ("2001:db8:1::/48", "2001:db8:1::/48"),
+            ("2001:db8:1:2:3::/80", "2001:db8:1:2::/64"),
+        ] {
+            let found = super::address(address).map(|address| address.network().to_string());
+            assert_eq!(found.as_deref(), Some(network), "{address}");
+        }
     }
 
     proptest! {

@@ -116,7 +116,7 @@ impl Error {
             Self::RootKey(detail) => (
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 detail,
-                "Check api_key.root_key_file (mode 0600, 64 hexadecimal digits) or api_key.root_key_command; restore the root key from its backup.",
+                "Check api_key.root_key_file (mode 0600, 64 hexadecimal digits) or api_key.root_key_command, which is run again 10 seconds after it failed; restore the root key from its backup.",
             ),
             Self::NoRoom => (
                 PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,

@@ -38,7 +38,7 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
         let budget = key_id.unwrap_or_default();
         Suspects { rows: vec![row], secret: text, legacy: true, budget, key_id, handle }
     };
-    if let Some(row) = Row::find_by_handle(handle) {
+    if let Some(row) = Row::find_by_handle([handle]) {
         return Ok(one(row, None));
     }
     // Where this text was found before, which saves the search. It may be gone since.
@@ -47,13 +47,19 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
     if let Some(row) = known.and_then(Row::find) {
         return Ok(one(row, Some(handle)));
     }
-    for scheme in Scheme::DIGESTS {
-        let digest = scheme.digest(text).unwrap_or_default();
-        if let Some(row) = Row::find_by_handle(root_key.of_digest(scheme, &digest)) {
-            return Ok(one(row, Some(handle)));
-        }
+    // A digest takes longer to compute than a scheme to be ruled out.
+    let imported = rows::imported_schemes();
+    let digests = Scheme::DIGESTS
+        .into_iter()
+        .filter(|scheme| {
+            let is = |name: &Vec<u8>| name == scheme.as_str().as_bytes();
+            imported.as_ref().is_none_or(|names| names.iter().any(is))
+        })
+        .filter_map(|scheme| Some(root_key.of_digest(scheme, &scheme.digest(text)?)));
+    if let Some(row) = Row::find_by_handle(digests) {
+        return Ok(one(row, Some(handle)));
     }
-    let rows = Row::find_by_prefix(text, settings::legacy_scan_limit());
+    let rows = Row::find_by_prefix(text, None, settings::legacy_scan_limit());
     let Some(prefix) = rows.first().and_then(|row| row.text(rows::Column::LegacyPrefix)) else {
         return Err(Code::NotFound);
     };

@@ -33,7 +33,7 @@ relation! {
         Method "method" TEXTOID,
         Path "path" TEXTOID,
     }
-    "rate_limits_pkey" on Name,
+    "rate_limits_pkey" on Name;
 }
 
 /// What a limit of requests is counted by.
@@ -257,7 +257,7 @@ unsafe extern "C-unwind" fn textlike(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys
 }
 
 /// Microseconds of a clock that nobody sets, the same in all processes.
-fn monotonic_now() -> i64 {
+pub fn monotonic_now() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
 }

@@ -6,6 +6,7 @@
 mod admission;
 mod array;
 mod call;
+mod command;
 mod error;
 mod failures;
 mod foreign;
@@ -16,6 +17,7 @@ mod jsonb;
 mod keys;
 mod legacy;
 mod limits;
+mod locks;
 mod pending;
 mod recording;
 mod references;

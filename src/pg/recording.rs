@@ -45,7 +45,8 @@ pub fn refused(
     }
     // SAFETY: set since the backend has connected.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
-    let kind = RefusalKind { database, code, key_id, client_ip: address(client_ip) };
+    let client_ip = address(client_ip).map(Address::network);
+    let kind = RefusalKind { database, code, key_id, client_ip };
     add_refusals(state, kind, &Refusals::one(now));
     if let (Some(key_id), true) = (key_id, wrong_secret) {
         add_usage(state, key_ref(key_id), &Usage { failures: 1, ..Usage::default() });

@@ -20,7 +20,7 @@ use super::error::Error;
 pub struct Part<Kind> {
     /// Its name, or that of the table.
     pub name: &'static CStr,
-    /// The type of a column; the number of the one that an index is on.
+    /// The type of a column; the numbers of the ones that an index is on.
     pub kind: Kind,
     /// The DETAIL of the error.
     pub missing: &'static str,
@@ -34,8 +34,8 @@ pub trait Columns: Copy + 'static {
     const TABLE: Part<()>;
     /// Its columns, in the order of the enum.
     const COLUMNS: &'static [Part<pg_sys::Oid>];
-    /// Its indexes, of a column each.
-    const INDEXES: &'static [Part<usize>];
+    /// Its indexes.
+    const INDEXES: &'static [Part<&'static [usize]>];
 
     /// The number of the column in the enum.
     fn number(self) -> usize;
@@ -49,7 +49,7 @@ macro_rules! relation {
         $columns:ident, $number:literal, $table:literal {
             $($column:ident $name:literal $kind:ident,)+
         }
-        $($index:literal on $first:ident,)*
+        $($index:literal on $($indexed:ident),+;)*
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
@@ -72,10 +72,10 @@ macro_rules! relation {
                     ),
                 },
             )+];
-            const INDEXES: &'static [$crate::pg::relation::Part<usize>] = &[$(
+            const INDEXES: &'static [$crate::pg::relation::Part<&'static [usize]>] = &[$(
                 $crate::pg::relation::Part {
                     name: $crate::pg::relation::name(concat!($index, "\0")),
-                    kind: $columns::$first as usize,
+                    kind: &[$($columns::$indexed as usize),+],
                     missing: concat!(
                         "The index ", $index, " of api_key_internal.", $table,
                         " is missing, or another."
@@ -225,9 +225,10 @@ impl Layout {
             };
             let positions: Vec<usize> = C::COLUMNS.iter().map(position).collect();
             let last = positions.iter().max().map_or(0, |last| last + 1);
-            let index = |part: &Part<usize>| {
+            let index = |part: &Part<&[usize]>| {
                 let index = named(part.name);
-                if !is_index(index, (*table).rd_id, columns, positions[part.kind]) {
+                let on = part.kind.iter().map(|number| positions[*number]);
+                if !is_index(index, (*table).rd_id, columns, on) {
                     Error::OtherVersion(part.missing).raise();
                 }
                 index
@@ -242,12 +243,12 @@ impl Layout {
     }
 }
 
-/// Whether rows of the table can be found in this index by the column at a position.
+/// Whether rows of the table can be found in this index by the columns at these positions.
 unsafe fn is_index(
     index: pg_sys::Oid,
     table: pg_sys::Oid,
     columns: &[pg_sys::FormData_pg_attribute],
-    position: usize,
+    on: impl ExactSizeIterator<Item = usize>,
 ) -> bool {
     // SAFETY: of a relation that there is, with a lock; only what every index has is read, after
     // what tells that it is one.
@@ -258,14 +259,17 @@ unsafe fn is_index(
         }
         let relation = pg_sys::relation_open(index, lock);
         let form = (*relation).rd_index;
-        let kind = columns[position].atttypid;
         let is_it = !form.is_null()
             && (*(*relation).rd_rel).relam == pg_sys::BTREE_AM_OID
             && (*form).indrelid == table
             && (*form).indisvalid
-            && usize::try_from(*(*form).indkey.values.as_ptr()).ok() == Some(position + 1)
-            && *(*relation).rd_opcintype == kind
-            && *(*relation).rd_indcollation == collation(kind);
+            && usize::try_from((*form).indnkeyatts).is_ok_and(|keys| keys >= on.len())
+            && on.enumerate().all(|(at, position)| {
+                let kind = columns[position].atttypid;
+                usize::try_from(*(*form).indkey.values.as_ptr().add(at)).ok() == Some(position + 1)
+                    && *(*relation).rd_opcintype.add(at) == kind
+                    && *(*relation).rd_indcollation.add(at) == collation(kind)
+            });
         pg_sys::relation_close(relation, lock);
         is_it
     }
@@ -276,12 +280,39 @@ fn collation(kind: pg_sys::Oid) -> pg_sys::Oid {
     if kind == pg_sys::TEXTOID { pg_sys::C_COLLATION_OID } else { pg_sys::InvalidOid }
 }
 
-/// The function of `=` of columns by which rows are found.
-fn equality(kind: pg_sys::Oid) -> u32 {
-    match kind {
-        pg_sys::TEXTOID => pg_sys::F_TEXTEQ,
-        pg_sys::BYTEAOID => pg_sys::F_BYTEAEQ,
-        _ => pg_sys::F_UUID_EQ,
+/// How a column compares with a value.
+#[derive(Clone, Copy)]
+pub enum Comparison {
+    /// It is the value.
+    Equal,
+    /// It is greater.
+    Greater,
+    /// It is the value or less.
+    AtMost,
+}
+
+impl Comparison {
+    const fn strategy(self) -> u32 {
+        match self {
+            Self::Equal => pg_sys::BTEqualStrategyNumber,
+            Self::Greater => pg_sys::BTGreaterStrategyNumber,
+            Self::AtMost => pg_sys::BTLessEqualStrategyNumber,
+        }
+    }
+
+    /// The function of the operator for columns of the types by which rows are found.
+    fn function(self, kind: pg_sys::Oid) -> u32 {
+        match (kind, self) {
+            (pg_sys::TEXTOID, Self::Equal) => pg_sys::F_TEXTEQ,
+            (pg_sys::TEXTOID, Self::Greater) => pg_sys::F_TEXT_GT,
+            (pg_sys::TEXTOID, Self::AtMost) => pg_sys::F_TEXT_LE,
+            (pg_sys::BYTEAOID, Self::Equal) => pg_sys::F_BYTEAEQ,
+            (pg_sys::BYTEAOID, Self::Greater) => pg_sys::F_BYTEAGT,
+            (pg_sys::BYTEAOID, Self::AtMost) => pg_sys::F_BYTEALE,
+            (_, Self::Equal) => pg_sys::F_UUID_EQ,
+            (_, Self::Greater) => pg_sys::F_UUID_GT,
+            (_, Self::AtMost) => pg_sys::F_UUID_LE,
+        }
     }
 }
 
@@ -355,35 +386,95 @@ impl<C: Columns> Scan<C> {
         }
     }
 
-    /// Of the rows that have this value, not NULL, in a column that has an index.
+    /// Of the rows that have this value, not NULL, in a column that begins an index.
     ///
     /// # Safety
     /// `value` is of the column's type.
     pub unsafe fn by(column: C, value: pg_sys::Datum) -> Self {
+        let mut scan = Self::along(column, 1);
+        // SAFETY: by the caller's promise.
+        unsafe { scan.seek([(Comparison::Equal, value)]) };
+        scan
+    }
+
+    /// Along the index that begins with a column, for one search after another, each with as many
+    /// `conditions`: it has no rows before the first [`Self::seek`].
+    pub fn along(column: C, conditions: i32) -> Self {
         // SAFETY: the usual course of an index scan (access/genam.h), in an index that `Layout::find`
         // has looked at; table and index are closed by `drop`.
         unsafe {
             let (table, layout) = open::<C>();
-            let number = C::INDEXES.iter().position(|index| index.kind == column.number());
+            let begins = |index: &Part<&[usize]>| index.kind.first() == Some(&column.number());
+            let number = C::INDEXES.iter().position(begins);
             let Some(index) = number.and_then(|number| layout.indexes.get(number)) else {
                 Error::OtherVersion(C::TABLE.missing).raise();
             };
             let index = pg_sys::index_open(*index, pg_sys::AccessShareLock.cast_signed());
-            let kind = C::COLUMNS[column.number()].kind;
-            let mut key = pg_sys::ScanKeyData::default();
-            pg_sys::ScanKeyEntryInitialize(
-                &mut key,
-                0,
-                1,
-                pg_sys::BTEqualStrategyNumber.try_into().unwrap_or(3),
-                pg_sys::InvalidOid,
-                collation(kind),
-                equality(kind).into(),
-                value,
-            );
-            let scan = pg_sys::index_beginscan(table, index, pg_sys::GetActiveSnapshot(), 1, 0);
-            pg_sys::index_rescan(scan, &mut key, 1, std::ptr::null_mut(), 0);
+            let snapshot = pg_sys::GetActiveSnapshot();
+            let scan = pg_sys::index_beginscan(table, index, snapshot, conditions, 0);
             Self { table, layout, way: Way::Index(scan), columns: PhantomData }
+        }
+    }
+
+    /// Begins to look for the rows whose values in the first columns of the index compare so.
+    ///
+    /// # Safety
+    /// There are as many conditions as the scan was made for, and not more than the index has
+    /// columns; each value is of its column's type, and is kept until the next search.
+    pub unsafe fn seek<const COUNT: usize>(
+        &mut self,
+        conditions: [(Comparison, pg_sys::Datum); COUNT],
+    ) {
+        let Way::Index(scan) = self.way else { return };
+        let mut keys = [pg_sys::ScanKeyData::default(); COUNT];
+        // SAFETY: by the caller's promise; types and collations are those of the index.
+        unsafe {
+            let index = (*scan).indexRelation;
+            for (at, (key, (comparison, value))) in keys.iter_mut().zip(conditions).enumerate() {
+                pg_sys::ScanKeyEntryInitialize(
+                    key,
+                    0,
+                    i16::try_from(at + 1).unwrap_or(1),
+                    comparison.strategy().try_into().unwrap_or(0),
+                    pg_sys::InvalidOid,
+                    *(*index).rd_indcollation.add(at),
+                    comparison.function(*(*index).rd_opcintype.add(at)).into(),
+                    value,
+                );
+            }
+            let count = i32::try_from(COUNT).unwrap_or(0);
+            pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
+        }
+    }
+
+    /// The greatest text in the first column of the index that meets the conditions, whether of a
+    /// row that the snapshot sees or not.
+    ///
+    /// # Safety
+    /// As [`Self::seek`]; the column is a text.
+    pub unsafe fn last_text<R, const COUNT: usize>(
+        &mut self,
+        conditions: [(Comparison, pg_sys::Datum); COUNT],
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Option<R> {
+        let Way::Index(scan) = self.way else { return None };
+        // SAFETY: by the caller's promise; an index has at most as many columns.
+        unsafe {
+            (*scan).xs_want_itup = true;
+            self.seek(conditions);
+            let backward = pg_sys::ScanDirection::BackwardScanDirection;
+            if pg_sys::index_getnext_tid(scan, backward).is_null() {
+                return None;
+            }
+            let mut values = [pg_sys::Datum::null(); pg_sys::INDEX_MAX_KEYS as usize];
+            let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
+            pg_sys::index_deform_tuple(
+                (*scan).xs_itup,
+                (*scan).xs_itupdesc,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+            Some(read(array::text_bytes(values[0])))
         }
     }
 
@@ -432,7 +523,7 @@ impl<C> Drop for Scan<C> {
             return;
         }
         let lock = pg_sys::AccessShareLock.cast_signed();
-        // SAFETY: opened by `all` or `by`, and dropped once.
+        // SAFETY: opened by `all` or `along`, and dropped once.
         unsafe {
             match self.way {
                 Way::Table(scan) => pg_sys::table_endscan(scan),

@@ -6,7 +6,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use hmac::Hmac;
 use hmac::digest::{FixedOutput, KeyInit, Update};
@@ -16,9 +17,13 @@ use rand::rngs::SysRng;
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::command::{self, Failure};
 use super::error::{Error, OrRaise};
-use super::settings;
+use super::limits::monotonic_now;
+use super::locks::Lock;
+use super::{settings, shared};
 use crate::core::legacy::Scheme;
+use crate::core::table;
 
 /// By which a legacy key is found: HMAC-SHA256 under the root key, cut to 128 bits.
 pub type Handle = [u8; 16];
@@ -30,10 +35,21 @@ pub struct RootKey {
     fingerprint: Handle,
 }
 
+/// The settings that a root key comes from.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Source {
+    command: String,
+    file: String,
+}
+
 thread_local! {
     /// The root key, with the settings that it came from.
-    static LOADED: RefCell<Option<((String, String), RootKey)>> = const { RefCell::new(None) };
+    static LOADED: RefCell<Option<(Source, RootKey)>> = const { RefCell::new(None) };
 }
+
+/// More than the root key and the white space around it take.
+const MOST_BYTES: usize = 256;
+const NOT_A_KEY: &str = "It is not 64 hexadecimal digits.";
 
 impl RootKey {
     /// The root key, read once a backend and again when the settings change.
@@ -41,29 +57,34 @@ impl RootKey {
     /// # Errors
     /// `Error::RootKey` if it cannot be read; with `make` it is made if there is none.
     pub fn load(make: bool) -> Result<Self, Error> {
-        let source = (settings::root_key_command(), settings::root_key_file());
-        LOADED.with_borrow_mut(|loaded| {
-            if let Some((from, key)) = loaded
-                && *from == source
-            {
-                return Ok(key.clone());
-            }
-            let text = if source.0.is_empty() {
-                from_file(&source.1, make)?
-            } else {
-                from_command(&source.0)?
-            };
-            let mut bytes = Zeroizing::new([0; 64]);
-            base16ct::mixed::decode(text.trim_ascii(), &mut bytes[..32])
-                .ok()
-                .filter(|bytes| bytes.len() == 32)
-                .ok_or(Error::RootKey("It is not 64 hexadecimal digits."))?;
-            let mac = Hmac::new(&(*bytes).into());
-            let mut key = Self { mac, fingerprint: Handle::default() };
-            key.fingerprint = key.handle("fingerprint", b"");
-            *loaded = Some((source, key.clone()));
-            Ok(key)
-        })
+        let source =
+            Source { command: settings::root_key_command(), file: settings::root_key_file() };
+        let loaded = LOADED.with_borrow(|loaded| {
+            loaded.as_ref().filter(|(from, _)| *from == source).map(|(_, key)| key.clone())
+        });
+        if let Some(key) = loaded {
+            return Ok(key);
+        }
+        let key = if source.command.is_empty() {
+            let text = from_file(&source.file, make)?;
+            Self::read(&text).ok_or(Error::RootKey(NOT_A_KEY))?
+        } else {
+            shared::with(|state| state.root_key_command().load(&source))?
+        };
+        LOADED.set(Some((source, key.clone())));
+        Ok(key)
+    }
+
+    /// Reads the text of a root key.
+    fn read(text: &[u8]) -> Option<Self> {
+        let mut bytes = Zeroizing::new([0; 64]);
+        base16ct::mixed::decode(text.trim_ascii(), &mut bytes[..32])
+            .ok()
+            .filter(|bytes| bytes.len() == 32)?;
+        let mac = Hmac::new(&(*bytes).into());
+        let mut key = Self { mac, fingerprint: Handle::default() };
+        key.fingerprint = key.handle("fingerprint", b"");
+        Some(key)
     }
 
     /// The handle of a text itself.
@@ -112,8 +133,8 @@ fn from_file(path: &str, make: bool) -> Result<Zeroizing<Vec<u8>>, Error> {
     if file.metadata().map_err(unreadable)?.mode() & 0o077 != 0 {
         return Err(Error::RootKey("The file can be read by others than its owner."));
     }
-    let mut text = Zeroizing::new(Vec::with_capacity(256));
-    file.take(256).read_to_end(&mut text).map_err(unreadable)?;
+    let mut text = Zeroizing::new(Vec::with_capacity(MOST_BYTES));
+    file.take(MOST_BYTES as u64).read_to_end(&mut text).map_err(unreadable)?;
     Ok(text)
 }
 
@@ -148,15 +169,94 @@ fn make_file(path: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
     }
 }
 
-fn from_command(command: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let output = Command::new("/bin/sh")
-        .args(["-c", command])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .map_err(|_| Error::RootKey("The command cannot be run."))?;
-    let text = Zeroizing::new(output.stdout);
-    if output.status.success() { Ok(text) } else { Err(Error::RootKey("The command failed.")) }
+/// How long a command may take.
+const COMMAND_TIME: Duration = Duration::from_secs(10);
+/// How long a command that failed is not run again, in microseconds.
+const PAUSE: i64 = 10_000_000;
+/// A command that is interrupted after this has failed: whoever asks with a shorter
+/// `statement_timeout` than it takes must not have it run each time.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How the command of the root key fares, for all backends: anybody can ask about a text, so a
+/// command that fails is not run for each.
+#[repr(C)]
+pub struct RootKeyCommand {
+    /// When it failed (monotonic microseconds); 0 if it did not.
+    failed_at: AtomicI64,
+    /// Tells the settings apart: others are tried at once.
+    source: AtomicU64,
+    /// Why, as a place in `REASONS`.
+    reason: AtomicUsize,
+}
+
+/// What is wrong with a command.
+const REASONS: [&str; 4] = [
+    "The command took too long, and was ended.",
+    "The command cannot be run.",
+    "The command failed.",
+    NOT_A_KEY,
+];
+
+impl RootKeyCommand {
+    /// Runs the command, in one session at a time.
+    fn load(&self, source: &Source) -> Result<RootKey, Error> {
+        self.last_failure(source)?;
+        Lock::RootKeyCommand.take();
+        // While this one waited, another may have found that it fails.
+        let key = self.last_failure(source).and_then(|()| self.run(source));
+        Lock::RootKeyCommand.release();
+        key
+    }
+
+    fn run(&self, source: &Source) -> Result<RootKey, Error> {
+        let mut run = Run { of: self, source, begun: Instant::now(), outcome: None };
+        let key = command::output(&source.command, MOST_BYTES, COMMAND_TIME)
+            .map_err(|failure| match failure {
+                Failure::TooSlow => 0,
+                Failure::NotRun => 1,
+                Failure::Failed => 2,
+                Failure::TooMuch => 3,
+            })
+            .and_then(|text| RootKey::read(&text).ok_or(3));
+        run.outcome = Some(key.as_ref().err().copied());
+        drop(run);
+        key.map_err(|reason| Error::RootKey(REASONS[reason]))
+    }
+
+    /// The failure because of which the command is not to be run now.
+    fn last_failure(&self, source: &Source) -> Result<(), Error> {
+        let failed_at = self.failed_at.load(Ordering::Acquire);
+        let paused = failed_at != 0
+            && monotonic_now() - failed_at < PAUSE
+            && self.source.load(Ordering::Relaxed) == table::hash(source);
+        let reason = REASONS.get(self.reason.load(Ordering::Relaxed));
+        reason.filter(|_| paused).map_or(Ok(()), |reason| Err(Error::RootKey(reason)))
+    }
+}
+
+/// A run of the command, whose outcome is noted when it is dropped.
+struct Run<'a> {
+    of: &'a RootKeyCommand,
+    source: &'a Source,
+    begun: Instant,
+    /// `None` while it runs, and so for one that is interrupted; then the reason if it failed.
+    outcome: Option<Option<usize>>,
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        let interrupted = || (self.begun.elapsed() >= PATIENCE).then_some(0);
+        let Some(reason) = self.outcome.unwrap_or_else(interrupted) else {
+            // Neither does an interrupt at once tell that it works.
+            if self.outcome.is_some() {
+                self.of.failed_at.store(0, Ordering::Release);
+            }
+            return;
+        };
+        self.of.reason.store(reason, Ordering::Relaxed);
+        self.of.source.store(table::hash(self.source), Ordering::Relaxed);
+        self.of.failed_at.store(monotonic_now(), Ordering::Release);
+    }
 }
 
 /// The fingerprint of the root key, which is made if this database has had none.

@@ -6,8 +6,10 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use uuid::Uuid;
 
-use super::relation::{self, Scan, Version};
+use super::array;
+use super::relation::{self, Comparison, Scan, Version};
 use super::root_key::Handle;
+use crate::core::scan::Cursor;
 use crate::relation;
 
 relation! {
@@ -38,15 +40,16 @@ relation! {
         LookupHandle "lookup_handle" BYTEAOID,
         Role "role" TEXTOID,
     }
-    "keys_pkey" on KeyId,
-    "keys_lookup_handle" on LookupHandle,
-    "keys_legacy_prefix" on LegacyPrefix,
+    "keys_pkey" on KeyId;
+    "keys_lookup_handle" on LookupHandle;
+    "keys_legacy_prefix" on LegacyPrefix, KeyId;
 }
 
 relation! {
-    /// The column of the root key's fingerprint.
+    /// The columns of the table of the root key's fingerprint.
     RootKeyColumn, 1, "root_key" {
         Fingerprint "fingerprint" TEXTOID,
+        Schemes "schemes" TEXTARRAYOID,
     }
 }
 
@@ -84,6 +87,20 @@ pub fn keep_fingerprint(fingerprint: Vec<u8>) {
     FINGERPRINT.set(of.map(|of| (of, fingerprint)));
 }
 
+/// The schemes of which keys were ever imported; `None` if that is not known.
+///
+/// Read each time, so that a key is found as soon as its import is committed.
+pub fn imported_schemes() -> Option<Vec<Vec<u8>>> {
+    let mut found = None;
+    Scan::all().each(|row: &relation::Row<RootKeyColumn>| {
+        // SAFETY: the column is a text[].
+        let texts = |datum| unsafe { array::texts(datum) };
+        let schemes = row.datum(RootKeyColumn::Schemes).map(texts);
+        found = schemes.map(|texts| texts.into_iter().flatten().map(<[u8]>::to_vec).collect());
+    });
+    found
+}
+
 impl Row {
     /// Reads the row of a key, if the statement's snapshot sees one.
     pub fn find(key_id: Uuid) -> Option<Self> {
@@ -92,29 +109,54 @@ impl Row {
         unsafe { Scan::by(Column::KeyId, pg_sys::Datum::from(key_id.as_ptr())).copy() }
     }
 
-    /// Reads the row of the legacy key that has this handle.
-    pub fn find_by_handle(handle: Handle) -> Option<Self> {
-        // SAFETY: a bytea.
-        unsafe { Scan::by(Column::LookupHandle, handle.as_slice().into_datum()?).copy() }
+    /// Reads the row of the legacy key that has one of these handles, the first of them if there
+    /// are several.
+    pub fn find_by_handle(handles: impl IntoIterator<Item = Handle>) -> Option<Self> {
+        let mut scan = Scan::along(Column::LookupHandle, 1);
+        handles.into_iter().find_map(|handle| {
+            let value = handle.as_slice().into_datum()?;
+            // SAFETY: a bytea.
+            unsafe { scan.seek([(Comparison::Equal, value)]) };
+            scan.copy()
+        })
     }
 
-    /// Reads rows of legacy keys that have no handle yet and whose prefix begins `text`, the
-    /// longest prefixes first, at most `most` of them.
-    pub fn find_by_prefix(text: &[u8], most: usize) -> Vec<Self> {
+    /// Reads rows of legacy keys that have no handle yet and whose prefix begins `text`, at most
+    /// `most` of those that come after a place: the longest prefixes first, then by key id.
+    pub fn find_by_prefix(text: &[u8], after: Option<Cursor>, most: usize) -> Vec<Self> {
+        let text = &text[..text.len().min(MAX_PREFIX)];
         let mut rows = Vec::new();
-        for length in (0..=text.len().min(MAX_PREFIX)).rev() {
-            if rows.len() >= most {
-                break;
-            }
-            // A text is a varlena as a bytea is.
-            if let Some(prefix) = text[..length].into_datum() {
-                // SAFETY: a text.
-                let mut scan = unsafe { Scan::by(Column::LegacyPrefix, prefix) };
-                let left = most - rows.len();
-                rows.extend(std::iter::from_fn(|| scan.copy()).take(left));
-            }
+        let mut next = match after {
+            Some(after) => Some(after.prefix().min(text.len())),
+            None => longest_prefix(text),
+        };
+        while let Some(length) = next
+            && rows.len() < most
+        {
+            let after = after.filter(|after| after.prefix() == length).map(|after| after.key_id);
+            rows.extend(Self::of_prefix(&text[..length], after, most - rows.len()));
+            next = length.checked_sub(1).and_then(|shorter| longest_prefix(&text[..shorter]));
         }
         rows
+    }
+
+    /// Keys of one prefix in the order of their ids, those after one if it is given.
+    fn of_prefix(prefix: &[u8], after: Option<Uuid>, most: usize) -> Vec<Self> {
+        // A text is a varlena as a bytea is.
+        let Some(prefix) = prefix.into_datum() else {
+            return Vec::new();
+        };
+        let mut scan = Scan::along(Column::LegacyPrefix, 1 + i32::from(after.is_some()));
+        let prefix = (Comparison::Equal, prefix);
+        let after = after.map(Uuid::into_bytes);
+        // SAFETY: a text and a uuid, which are kept until the rows are copied.
+        unsafe {
+            match &after {
+                Some(after) => scan.seek([prefix, (Comparison::Greater, after.as_ptr().into())]),
+                None => scan.seek([prefix]),
+            }
+        }
+        std::iter::from_fn(|| scan.copy()).take(most).collect()
     }
 
     /// A uuid column.
@@ -133,5 +175,28 @@ impl Row {
     /// A timestamptz column: microseconds since 2000-01-01 UTC.
     pub fn timestamp(&self, column: Column) -> Option<pg_sys::TimestampTz> {
         self.datum(column).map(|datum| datum.value().cast_signed() as pg_sys::TimestampTz)
+    }
+}
+
+/// The length of the longest prefix of `text` in the index of prefixes, whether of a row that the
+/// snapshot sees or not.
+///
+/// The greatest value that is not greater than a text is its longest prefix, or else the two have
+/// in common all that a prefix can have: so the search goes on with that, and few steps find it.
+fn longest_prefix(text: &[u8]) -> Option<usize> {
+    let mut scan = Scan::along(Column::LegacyPrefix, 1);
+    let mut text = text;
+    loop {
+        let value = text.into_datum()?;
+        let compare = |found: &[u8]| {
+            (found.len(), found.iter().zip(text).take_while(|(a, b)| a == b).count())
+        };
+        // SAFETY: a text.
+        let last = unsafe { scan.last_text([(Comparison::AtMost, value)], compare) };
+        let (length, common) = last?;
+        if common == length {
+            return Some(length);
+        }
+        text = &text[..common];
     }
 }

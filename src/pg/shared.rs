@@ -15,7 +15,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use uuid::Uuid;
 
-use super::root_key::Handle;
+use super::root_key::{Handle, RootKeyCommand};
 use super::settings::{self, Sizes};
 use crate::core::memo::{Memo, TagKey};
 use crate::core::subject::Subject;
@@ -117,6 +117,7 @@ struct Header {
     hashing: AtomicU32,
     room: pg_sys::ConditionVariable,
     worker: WorkerState,
+    root_key_command: RootKeyCommand,
     sizes: Sizes,
     /// Of the hashes by which tables place their keys.
     seed: u64,
@@ -442,6 +443,11 @@ impl State {
     /// What the worker says of itself.
     pub fn worker(&self) -> &WorkerState {
         &self.header().worker
+    }
+
+    /// How the command of the root key fares.
+    pub fn root_key_command(&self) -> &RootKeyCommand {
+        &self.header().root_key_command
     }
 
     /// Notes that the round could not flush a database.
