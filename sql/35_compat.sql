@@ -187,7 +187,9 @@ END $body$),
     ('stored_hash_pair', 'verify_api_key_hash', 'plain_key text, stored_hash text', 'boolean',
      'STABLE', a.service, $body$
 BEGIN
-    RETURN coalesce(api_key_internal.matches_hash(plain_key, stored_hash), false);
+    RETURN plain_key IS NOT NULL AND stored_hash IS NOT NULL
+        AND coalesce(api_key_internal.matches_hash(plain_key, stored_hash),
+                     api_key_internal.no_room_to_hash()::boolean);
 END $body$)
     ) AS d (profile, function_name, arguments, result, volatility, audience, body)
 $definitions$;

@@ -6,6 +6,8 @@
 #![deny(missing_docs)]
 
 pub mod base62;
+pub mod bcrypt;
+pub mod desk;
 pub mod forwarded;
 pub mod gcra;
 pub mod hash;
@@ -14,6 +16,7 @@ pub mod key;
 pub mod legacy;
 pub mod memo;
 pub mod refusal;
+pub mod scan;
 pub mod scope;
 pub mod secret;
 pub mod table;

@@ -1,4 +1,4 @@
-//! The failure budget of each key id: how many wrong secrets it may be asked about.
+//! The failure budget of each key id: how many hashes wrong secrets of it may cost.
 
 use uuid::Uuid;
 
@@ -18,7 +18,7 @@ pub fn is_left(state: &State, key_id: Uuid, now: i64) -> bool {
     })
 }
 
-/// Takes a wrong secret out of the budget before it is hashed; false if there is none left.
+/// Takes a hash out of the budget before it is run; false if there is none left.
 pub fn take(state: &State, key_id: Uuid, now: i64) -> bool {
     let key = key_ref(key_id);
     state.failures.with(&key, |table| {
@@ -30,12 +30,24 @@ pub fn take(state: &State, key_id: Uuid, now: i64) -> bool {
     })
 }
 
-/// Gives back what was taken for a secret that was right.
-pub fn give_back(state: &State, key_id: Uuid) {
+/// Charges for one hash more of a secret that a hash was taken for: a key in its grace has two.
+pub fn owe(state: &State, key_id: Uuid, now: i64) {
     let key = key_ref(key_id);
     state.failures.with(&key, |table| {
         if let Some(arrival) = table.find(&key) {
-            settings::failure_rate().give_back(arrival);
+            settings::failure_rate().owe(arrival, now);
+        }
+    });
+}
+
+/// Gives back what was charged for a secret that was right.
+pub fn give_back(state: &State, key_id: Uuid, hashes: usize) {
+    let key = key_ref(key_id);
+    state.failures.with(&key, |table| {
+        if let Some(arrival) = table.find(&key) {
+            for _ in 0..hashes {
+                settings::failure_rate().give_back(arrival);
+            }
         }
     });
 }

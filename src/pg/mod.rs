@@ -21,6 +21,7 @@ mod references;
 mod resources;
 mod root_key;
 mod rows;
+mod scan;
 mod settings;
 mod shared;
 mod stats;

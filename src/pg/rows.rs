@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::array;
 use super::error::Error;
 use super::root_key::Handle;
+use crate::core::scan::Cursor;
 
 macro_rules! columns {
     ($($variant:ident $name:literal,)+) => {
@@ -193,40 +194,46 @@ impl Row {
     pub fn find(key_id: Uuid) -> Option<Self> {
         let key_id = key_id.into_bytes();
         let value = pg_sys::Datum::from(key_id.as_ptr());
-        Self::scan(|layout| layout.by_id, pg_sys::F_UUID_EQ, value, 1).pop()
+        Self::scan(|layout| layout.by_id, pg_sys::F_UUID_EQ, value, None, 1).pop()
     }
 
     /// Reads the row of the legacy key that has this handle.
     pub fn find_by_handle(handle: Handle) -> Option<Self> {
         let value = handle.as_slice().into_datum()?;
-        Self::scan(|layout| layout.by_handle, pg_sys::F_BYTEAEQ, value, 1).pop()
+        Self::scan(|layout| layout.by_handle, pg_sys::F_BYTEAEQ, value, None, 1).pop()
     }
 
-    /// Reads rows of legacy keys that have no handle yet and whose prefix begins `text`, the
-    /// longest prefixes first, at most `most` of them.
-    pub fn find_by_prefix(text: &[u8], most: usize) -> Vec<Self> {
+    /// Reads rows of legacy keys that have no handle yet and whose prefix begins `text`, at most
+    /// `most` of those that come after a place: the longest prefixes first, then by key id.
+    pub fn find_by_prefix(text: &[u8], after: Option<Cursor>, most: usize) -> Vec<Self> {
         let mut rows = Vec::new();
-        for length in (0..=text.len().min(MAX_PREFIX)).rev() {
+        let longest = text.len().min(MAX_PREFIX).min(after.map_or(MAX_PREFIX, Cursor::prefix));
+        for length in (0..=longest).rev() {
             let left = most.saturating_sub(rows.len());
             if left == 0 {
                 break;
             }
+            let after = after.filter(|after| after.prefix() == length).map(|after| after.key_id);
             // A text is a varlena as a bytea is.
             if let Some(value) = text[..length].into_datum() {
-                rows.extend(Self::scan(|layout| layout.by_prefix, pg_sys::F_TEXTEQ, value, left));
+                let by_prefix = |layout: &Layout| layout.by_prefix;
+                rows.extend(Self::scan(by_prefix, pg_sys::F_TEXTEQ, value, after, left));
             }
         }
         rows
     }
 
-    /// The first `most` rows that an index on one column has for `value`.
+    /// The first `most` rows that an index has for `value` in its first column, of those with a
+    /// higher key id in the second one if `after` is given.
     fn scan(
         index: impl FnOnce(&Layout) -> pg_sys::Oid,
         equal: u32,
         value: pg_sys::Datum,
+        after: Option<Uuid>,
         most: usize,
     ) -> Vec<Self> {
         let mut rows = Vec::new();
+        let after = after.map(Uuid::into_bytes);
         // SAFETY: the usual course of an index scan (access/genam.h). An error on the way leaves
         // relations, scan and slots to the resource owner, which releases them.
         unsafe {
@@ -235,20 +242,28 @@ impl Row {
             // Opening it has let invalidations in: REINDEX CONCURRENTLY puts another index there.
             let layout = layout();
             let index = pg_sys::index_open(index(&layout), lock);
-            let mut key = pg_sys::ScanKeyData::default();
-            pg_sys::ScanKeyEntryInitialize(
-                &mut key,
-                0,
-                1,
-                pg_sys::BTEqualStrategyNumber.try_into().unwrap_or(3),
-                pg_sys::InvalidOid,
-                // Of the column: a bytea and a uuid have none, a text has "C".
-                *(*index).rd_indcollation,
-                equal.into(),
-                value,
-            );
-            let scan = pg_sys::index_beginscan(table, index, pg_sys::GetActiveSnapshot(), 1, 0);
-            pg_sys::index_rescan(scan, &mut key, 1, std::ptr::null_mut(), 0);
+            let mut keys = [pg_sys::ScanKeyData::default(); 2];
+            let mut key = |column: u16, strategy: u32, compare: u32, value| {
+                pg_sys::ScanKeyEntryInitialize(
+                    &mut keys[usize::from(column) - 1],
+                    0,
+                    column.cast_signed(),
+                    strategy.try_into().unwrap_or(0),
+                    pg_sys::InvalidOid,
+                    // Of the column: a bytea and a uuid have none, a text has "C".
+                    *(*index).rd_indcollation.add(usize::from(column) - 1),
+                    compare.into(),
+                    value,
+                );
+            };
+            key(1, pg_sys::BTEqualStrategyNumber, equal, value);
+            if let Some(after) = &after {
+                let value = pg_sys::Datum::from(after.as_ptr());
+                key(2, pg_sys::BTGreaterStrategyNumber, pg_sys::F_UUID_GT, value);
+            }
+            let count = 1 + i32::from(after.is_some());
+            let scan = pg_sys::index_beginscan(table, index, pg_sys::GetActiveSnapshot(), count, 0);
+            pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
             let forward = pg_sys::ScanDirection::ForwardScanDirection;
             while rows.len() < most {
                 let slot = pg_sys::table_slot_create(table, std::ptr::null_mut());

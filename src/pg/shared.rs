@@ -16,7 +16,9 @@ use uuid::Uuid;
 
 use super::root_key::Handle;
 use super::settings::{self, Sizes};
+use crate::core::desk::{Desk, Seat};
 use crate::core::memo::{Memo, Tag, TagKey};
+use crate::core::scan::Progress;
 use crate::core::table::{self, Slot, Table};
 use crate::core::usage::{KeyRef, RefusalKind, Refusals, Usage};
 
@@ -25,11 +27,15 @@ const SHARDS: usize = 16;
 /// Sets of counters, so that backends do not fight over a cache line.
 const STRIPES: usize = 16;
 /// Kinds of tables that are locked.
-const TABLES: usize = 7;
+const TABLES: usize = 8;
+/// One for each shard of each table, and one for the desk.
+const LOCKS: usize = TABLES * SHARDS + 1;
 /// Better hashes that can wait for the worker.
 const UPGRADES: usize = 1024;
 /// Texts of legacy keys whose row is remembered.
 const PLACES: usize = 16_384;
+/// Searches for keys of texts that can be gone on with.
+const SCANS: usize = 4096;
 const NAME: &CStr = c"api_key";
 
 /// What is counted, for the view `api_key.stats`.
@@ -47,6 +53,10 @@ pub enum Counter {
     HashesRefused,
     /// Checks refused because of the key's failure budget.
     Throttled,
+    /// Searches among legacy keys that went on from an earlier call.
+    ScansResumed,
+    /// Those that a call left to a later one.
+    ScansPaused,
     /// Use counts for which there was no room.
     UsageDropped,
     /// Requests refused by a rate limit.
@@ -56,7 +66,7 @@ pub enum Counter {
 }
 
 /// How many kinds of counters there are.
-const COUNTERS: usize = 9;
+const COUNTERS: usize = 11;
 
 #[repr(C, align(128))]
 struct Stripe([AtomicU64; COUNTERS]);
@@ -68,6 +78,14 @@ pub struct Place {
     pub database: u32,
     /// The handle of the text.
     pub handle: Handle,
+}
+
+impl Place {
+    /// A text in the current database.
+    pub fn here(handle: Handle) -> Self {
+        // SAFETY: set since the backend has connected.
+        Self { database: unsafe { pg_sys::MyDatabaseId }.to_u32(), handle }
+    }
 }
 
 /// A hash that is to replace a weaker one.
@@ -113,8 +131,8 @@ pub struct WorkerState {
 struct Header {
     tag_key: [u8; 64],
     stripes: [Stripe; STRIPES],
-    hashing: AtomicU32,
-    room: pg_sys::ConditionVariable,
+    /// Those who came to the desk. Under its lock.
+    tickets: u64,
     worker: WorkerState,
     used: [[usize; SHARDS]; TABLES],
     sizes: Sizes,
@@ -216,6 +234,9 @@ pub struct State {
     pub limits: Sharded<Tag, i64>,
     /// Those of clients, who need no key to be many: they take no room from the others.
     pub client_limits: Sharded<Tag, i64>,
+    /// Searches for keys of texts among legacy keys that share their prefix.
+    pub scans: Sharded<Place, Progress>,
+    desk: (*mut Seat, *mut pg_sys::LWLock),
 }
 
 thread_local! {
@@ -259,8 +280,7 @@ impl State {
     }
 
     /// # Safety
-    /// `header` is an initialised segment that stays; `locks` are `TABLES * SHARDS` locks, or
-    /// null for a segment that no other process has.
+    /// `header` is an initialised segment that stays; `locks` are `LOCKS` locks, or null for a segment that no other process has.
     unsafe fn at(header: *mut Header, locks: *mut pg_sys::LWLockPadded) -> Self {
         // SAFETY: by the caller's promise, and `Places` is how `initialise` laid it out.
         unsafe {
@@ -285,6 +305,15 @@ impl State {
                     sizes.rate_limit_entries,
                     locks,
                     6,
+                ),
+                scans: Self::table(header, places.scans, SCANS, locks, 7),
+                desk: (
+                    base.add(places.desk).cast(),
+                    if locks.is_null() {
+                        std::ptr::null_mut()
+                    } else {
+                        &raw mut (*locks.add(TABLES * SHARDS)).lock
+                    },
                 ),
             }
         }
@@ -328,15 +357,16 @@ impl State {
         stripes.map(|stripe| stripe.0[counter as usize].load(Ordering::Relaxed)).sum()
     }
 
-    /// How many secrets are being hashed.
-    pub fn hashing(&self) -> &AtomicU32 {
-        &self.header().hashing
-    }
-
-    /// Where those wait that find no room to hash.
-    pub const fn room(&self) -> *mut pg_sys::ConditionVariable {
-        // SAFETY: the header stays.
-        unsafe { &raw mut (*self.header).room }
+    /// Works on the desk where processes queue up to hash.
+    pub fn desk<R>(&self, work: impl FnOnce(&mut Desk<'_>) -> R) -> R {
+        // SAFETY: `initialise` made this many seats; the lock makes the references exclusive among
+        // processes, and no `work` comes back here.
+        unsafe {
+            let (seats, lock) = self.desk;
+            let _locked = Locked::new(lock);
+            let seats = std::slice::from_raw_parts_mut(seats, (*self.header).sizes.backends);
+            work(&mut Desk::new(seats, &mut (*self.header).tickets))
+        }
     }
 
     /// What the worker says of itself.
@@ -404,6 +434,8 @@ struct Places {
     places: usize,
     limits: usize,
     client_limits: usize,
+    scans: usize,
+    desk: usize,
     end: usize,
 }
 
@@ -421,8 +453,22 @@ impl Places {
         let places = after::<KeyRef, Upgrade>(upgrades, UPGRADES);
         let limits = after::<Place, Uuid>(places, PLACES);
         let client_limits = after::<Tag, i64>(limits, sizes.rate_limit_entries);
-        let end = after::<Tag, i64>(client_limits, sizes.rate_limit_entries);
-        Self { memo, usage, refusals, failures, upgrades, places, limits, client_limits, end }
+        let scans = after::<Tag, i64>(client_limits, sizes.rate_limit_entries);
+        let desk = after::<Place, Progress>(scans, SCANS);
+        let end = (desk + sizes.backends * size_of::<Seat>()).next_multiple_of(128);
+        Self {
+            memo,
+            usage,
+            refusals,
+            failures,
+            upgrades,
+            places,
+            limits,
+            client_limits,
+            scans,
+            desk,
+            end,
+        }
     }
 }
 
@@ -454,7 +500,11 @@ unsafe fn initialise(header: *mut Header, sizes: Sizes) {
         vacate::<Place, Uuid>(base, places.places, PLACES);
         vacate::<Tag, i64>(base, places.limits, sizes.rate_limit_entries);
         vacate::<Tag, i64>(base, places.client_limits, sizes.rate_limit_entries);
-        pg_sys::ConditionVariableInit(&raw mut (*header).room);
+        vacate::<Place, Progress>(base, places.scans, SCANS);
+        let seats = base.add(places.desk).cast::<Seat>();
+        for at in 0..sizes.backends {
+            seats.add(at).write(Seat::Empty);
+        }
         let mut key = zeroize::Zeroizing::new([0; 64]);
         if SysRng.try_fill_bytes(&mut *key).is_err() {
             error!("the operating system gives no random numbers");
@@ -486,7 +536,7 @@ unsafe extern "C-unwind" fn request() {
             previous();
         }
         pg_sys::RequestAddinShmemSpace(segment_size(&settings::sizes()) + 128);
-        let locks = i32::try_from(TABLES * SHARDS).unwrap_or(0);
+        let locks = i32::try_from(LOCKS).unwrap_or(0);
         pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), locks);
     }
 }
