@@ -70,7 +70,21 @@ COMMENT ON FUNCTION api_key_internal.make_key IS 'The text of a key with a new s
 
 CREATE FUNCTION api_key_internal.hash_key(p_api_key text) RETURNS text
 LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'hash_key_wrapper';
-COMMENT ON FUNCTION api_key_internal.hash_key IS 'The argon2id hash of the secret of a key, as a PHC string.';
+COMMENT ON FUNCTION api_key_internal.hash_key IS 'The argon2id hash of the secret of a key, as a PHC string; NULL if there is no room to hash.';
+
+-- Instead of the NULL of a function that found no room to hash.
+CREATE FUNCTION api_key_internal.no_room_to_hash() RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM api_key_internal.refuse('53400', 503, 'no room to hash now',
+        'api_key.max_concurrent_hashes secrets are being hashed, and others wait.',
+        'Try again in a moment.', NULL, '{"Retry-After": "1"}');
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.no_room_to_hash IS 'Refuses (53400, HTTP 503) what needs a hash that there is no room for.';
 
 CREATE FUNCTION api_key_internal.masked(p_key api_key_internal.keys) RETURNS text
 LANGUAGE sql STABLE
@@ -386,7 +400,8 @@ BEGIN
     PERFORM api_key_internal.make_room(v_key.user_id, v_key.tier, NULL);
 
     v_api_key := api_key_internal.make_key(v_key.key_prefix, v_key.key_id);
-    v_key.secret_hash := api_key_internal.hash_key(v_api_key);
+    v_key.secret_hash := coalesce(
+        api_key_internal.hash_key(v_api_key), api_key_internal.no_room_to_hash());
     INSERT INTO api_key_internal.keys VALUES (v_key.*);
     PERFORM api_key_internal.audit('issued', v_key.key_id, v_key.user_id, v_key.tenant_id,
         api_key_internal.issued(v_key)
@@ -399,7 +414,7 @@ $$Issues a key. The answer holds its text as api_key: shown here and never again
 
 p_user_id: whose key; NULL means the caller ("sub" of the request). p_tier: see define_tier. p_scopes: up to 256 of resource:action, resource:*, admin. p_tenant_id: NULL means the caller's. p_resource_id: what the key is bound to. p_environment: live or test. p_kind: secret or publishable. p_prefix: instead of sk_live_ and the like, matching ^[a-z][a-z0-9_]{0,30}_$. p_expires_at, p_not_before: when it is valid. p_allowed_ips: addresses and networks it may be used from; NULL allows all. p_metadata: a JSON object that verify returns. p_request_id: makes a retry safe, the same id by the same caller answers replayed:true without api_key.
 Result: {success, api_key, key_id, key_prefix, masked_key, name, tier, environment, kind, scopes, tenant_id, resource_id, expires_at, created_at}.
-Errors: 22023 bad argument, 42501 for another user or tenant or with more rights than the caller's, 53400 too many active keys.$$;
+Errors: 22023 bad argument, 42501 for another user or tenant or with more rights than the caller's, 53400 too many active keys or no room to hash.$$;
 
 CREATE FUNCTION api_key.list_api_keys(
     p_user_id api_key.id = NULL, p_tenant_id api_key.id = NULL, p_include_inactive boolean = true)
@@ -570,7 +585,9 @@ BEGIN
         v_key.grace_expires_at := NULL;
     END IF;
     UPDATE api_key_internal.keys SET
-        secret_hash = api_key_internal.hash_key(v_api_key), secret_version = v_key.secret_version,
+        secret_hash = coalesce(
+            api_key_internal.hash_key(v_api_key), api_key_internal.no_room_to_hash()),
+        secret_version = v_key.secret_version,
         previous_secret_hash = v_key.previous_secret_hash,
         grace_expires_at = v_key.grace_expires_at, updated_at = v_key.updated_at
     WHERE key_id = p_key_id;
@@ -586,7 +603,7 @@ COMMENT ON FUNCTION api_key.rotate_api_key IS
 $$Gives a key a new secret under the same id. The answer holds the new text as api_key: shown here and never again.
 
 p_grace: for how long the old secret stays good, up to a year; 0 ends it at once. There is one old secret at a time: rotating again within the grace ends the older one.
-Result: as issue_api_key, with secret_version and grace_expires_at. Errors: 22023, 42501 a key with more scopes than the caller's, P0002 no such key.$$;
+Result: as issue_api_key, with secret_version and grace_expires_at. Errors: 22023, 42501 a key with more scopes than the caller's, 53400 no room to hash, P0002 no such key.$$;
 
 CREATE FUNCTION api_key_internal.check_reason(p_reason text) RETURNS void
 LANGUAGE plpgsql STABLE

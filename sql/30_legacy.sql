@@ -40,7 +40,7 @@ COMMENT ON FUNCTION api_key_internal.legacy_credential IS '{scheme, stored, hand
 
 CREATE FUNCTION api_key_internal.wrap_hash(p_stored text) RETURNS text
 LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'wrap_hash_wrapper';
-COMMENT ON FUNCTION api_key_internal.wrap_hash IS 'A bare legacy hash, wrapped in argon2id.';
+COMMENT ON FUNCTION api_key_internal.wrap_hash IS 'A bare legacy hash, wrapped in argon2id. Waits for room to hash as long as it takes.';
 
 CREATE FUNCTION api_key.matches_hash(p_text text, p_hash text) RETURNS boolean
 LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'matches_hash_wrapper';
@@ -102,11 +102,11 @@ BEGIN
     IF v_credential IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid hash',
             -- A scheme that is none may be the hash, in the wrong place.
-            DETAIL = CASE WHEN p_scheme IS NULL THEN 'It is not of a form that is known.'
+            DETAIL = CASE WHEN p_scheme IS NULL THEN 'It is not of a form that is known, or costs more than is allowed.'
                 WHEN p_scheme IN ('md5', 'sha1', 'sha256', 'sha512', 'bcrypt', 'argon2', 'plaintext')
-                THEN format('It is not a hash of the scheme %s.', p_scheme)
+                THEN format('It is not a hash of the scheme %s, or costs more than is allowed.', p_scheme)
                 ELSE 'There is no such scheme.' END,
-            HINT = 'Schemes: md5, sha1, sha256, sha512 (hexadecimal, base64, base64url), bcrypt, argon2 (PHC string), plaintext (1 to 512 bytes).';
+            HINT = 'Schemes: md5, sha1, sha256, sha512 (hexadecimal, base64, base64url), bcrypt (cost 4 to 14), argon2 (PHC string, memory times passes up to 512 MiB, up to 64 passes and 64 lanes), plaintext (1 to 512 bytes).';
     END IF;
     v_key.key_id := coalesce(v_key.key_id, gen_random_uuid());
     v_key.secret_version := 1;
@@ -199,7 +199,7 @@ $$;
 COMMENT ON FUNCTION api_key.import_api_key_hash IS
 $$Adopts one key with the hash that it has: its text stays valid.
 
-p_scheme: md5, sha1, sha256, sha512 (hexadecimal in either case, base64 or base64url), bcrypt, argon2 (PHC string), or plaintext (hashed on the way in). p_key_prefix: what the text begins with, needed to find bcrypt and argon2 keys; the longer, the better. The others are as of issue_api_key; the limits of tiers are not applied.
+p_scheme: md5, sha1, sha256, sha512 (hexadecimal in either case, base64 or base64url), bcrypt (up to cost 14), argon2 (PHC string, up to 512 MiB of memory times passes), or plaintext (hashed on the way in). p_key_prefix: what the text begins with, needed to find bcrypt and argon2 keys; the longer, the better. The others are as of issue_api_key; the limits of tiers are not applied.
 Result: the key's id. Errors: 22023 not a hash of the scheme, 23505 imported already, 55000 the root key cannot be used.$$;
 
 -- Apart from import_api_keys, so that the source is read with the rights of the caller: a view, a
@@ -289,7 +289,7 @@ DECLARE
     v_answer jsonb;
     v_schemes jsonb := '{}';
     v_number bigint := 0;
-    v_limit bigint := coalesce(current_setting('api_key.legacy_scan_limit', true), '32')::bigint;
+    c_crowd CONSTANT bigint := 32;
 BEGIN
     IF jsonb_typeof(p_columns) IS DISTINCT FROM 'object' OR NOT p_columns ? 'hash'
         OR EXISTS (SELECT FROM jsonb_each(p_columns) AS c
@@ -345,10 +345,10 @@ BEGIN
                     GROUP BY key) AS sums);
 
     RAISE NOTICE 'imported % keys: %', v_number, v_schemes;
-    IF (v_answer ->> 'crowd')::bigint > v_limit THEN
+    IF (v_answer ->> 'crowd')::bigint > c_crowd THEN
         RAISE WARNING USING MESSAGE = format('%s keys with salted hashes share a prefix', v_answer ->> 'crowd'),
-            DETAIL = format('Only api_key.legacy_scan_limit = %s of them are tried for one text, so some of these keys will not be found.', v_limit),
-            HINT = 'Map key_prefix to a longer prefix, or raise api_key.legacy_scan_limit.';
+            DETAIL = 'The first use of each tries them one after another, a hash each, and answers OVERLOADED after api_key.legacy_scan_time; the next one goes on from there.',
+            HINT = 'Map key_prefix to a longer prefix.';
     END IF;
     RETURN v_number;
 END

@@ -38,6 +38,11 @@ impl Rate {
         Ok(())
     }
 
+    /// Takes one request at `now` even if it is over the limit: later ones wait for it.
+    pub fn owe(self, arrival: &mut i64, now: i64) {
+        *arrival = (*arrival).max(now).saturating_add(self.interval);
+    }
+
     /// Gives back one request that was taken.
     pub fn give_back(self, arrival: &mut i64) {
         *arrival = arrival.saturating_sub(self.interval);
@@ -86,6 +91,17 @@ mod tests {
         assert_eq!(rate.take(&mut arrival, 1006, 1), Err(6));
         rate.give_back(&mut arrival);
         assert_eq!(rate.take(&mut arrival, 1006, 1), Ok(()));
+    }
+
+    #[test]
+    fn what_is_owed_is_waited_for() {
+        let rate = Rate::new(10, 60, 1);
+        let mut arrival = 0;
+        assert_eq!(rate.take(&mut arrival, 1000, 1), Ok(()));
+        rate.owe(&mut arrival, 1000);
+        assert_eq!(rate.take(&mut arrival, 1000, 1), Err(12));
+        rate.give_back(&mut arrival);
+        assert_eq!(rate.take(&mut arrival, 1000, 1), Err(6));
     }
 
     #[test]

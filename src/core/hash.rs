@@ -19,13 +19,18 @@ pub struct Cost {
     pub parallelism: u32,
 }
 
-/// The most that a hash from elsewhere may cost: checking it takes seconds and a gigabyte.
-const MOST: Cost = Cost { memory_kib: 1024 * 1024, iterations: 64, parallelism: 64 };
+/// The most that one hash may work through, as KiB of memory times passes: a fifth of a second. No
+/// query is cancelled within a hash, so it must be short.
+const MOST_WORK: u64 = 512 * 1024;
+/// The most passes and lanes of a hash from elsewhere: many small ones cost more than their work.
+const MOST_ITERATIONS: u32 = 64;
+const MOST_PARALLELISM: u32 = 64;
 
 /// Why a hash could not be made or checked. It holds nothing of secret or hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HashError {
-    /// The cost is outside argon2's bounds, such as less than 8 KiB of memory a lane.
+    /// The cost is outside argon2's bounds, such as less than 8 KiB of memory a lane, or outside
+    /// ours: 512 MiB of memory times passes.
     #[error("argon2 parameters are out of range")]
     Cost,
     /// The stored text is not the PHC string of an argon2 hash.
@@ -35,9 +40,16 @@ pub enum HashError {
 
 impl Cost {
     fn params(self) -> Result<Params, HashError> {
+        if work(self.memory_kib, self.iterations) > MOST_WORK {
+            return Err(HashError::Cost);
+        }
         Params::new(self.memory_kib, self.iterations, self.parallelism, None)
             .map_err(|_| HashError::Cost)
     }
+}
+
+fn work(memory_kib: u32, iterations: u32) -> u64 {
+    u64::from(memory_kib) * u64::from(iterations)
 }
 
 /// Hashes `secret` with a salt of 16 bytes from `rng`.
@@ -45,7 +57,7 @@ impl Cost {
 /// `work_area` is asked for the number of 1 KiB blocks that argon2 needs.
 ///
 /// # Errors
-/// `HashError::Cost` if argon2 refuses the cost.
+/// `HashError::Cost` if the cost is out of range.
 pub fn hash<A: AsMut<[Block]>>(
     secret: &[u8],
     cost: Cost,
@@ -104,9 +116,9 @@ pub fn check(stored: &str) -> Result<(), HashError> {
         return Err(HashError::Stored);
     }
     let params = Params::try_from(&phc).map_err(|_| HashError::Cost)?;
-    if params.m_cost() > MOST.memory_kib
-        || params.t_cost() > MOST.iterations
-        || params.p_cost() > MOST.parallelism
+    if work(params.m_cost(), params.t_cost()) > MOST_WORK
+        || params.t_cost() > MOST_ITERATIONS
+        || params.p_cost() > MOST_PARALLELISM
     {
         return Err(HashError::Cost);
     }
@@ -121,7 +133,6 @@ pub fn check(stored: &str) -> Result<(), HashError> {
 pub fn is_weaker(stored: &str, cost: Cost) -> Result<bool, HashError> {
     let phc = PasswordHash::new(stored).map_err(|_| HashError::Stored)?;
     let params = Params::try_from(&phc).map_err(|_| HashError::Cost)?;
-    let work = |memory: u32, iterations: u32| u64::from(memory) * u64::from(iterations);
     Ok(phc.algorithm != Algorithm::Argon2id.ident()
         || phc.version != Some(Version::V0x13.into())
         || work(params.m_cost(), params.t_cost()) < work(cost.memory_kib, cost.iterations))
@@ -211,9 +222,13 @@ mod tests {
     }
 
     #[test]
-    fn a_cost_that_argon2_cannot_have_is_refused() {
-        let cost = Cost { memory_kib: 8, iterations: 1, parallelism: 2 };
+    fn a_cost_that_argon2_cannot_have_is_refused_and_one_that_takes_long() {
         let mut rng = StdRng::seed_from_u64(3);
-        assert_eq!(hash(b"secret", cost, &mut rng, area), Err(HashError::Cost));
+        for (memory_kib, iterations, parallelism) in
+            [(8, 1, 2), (512 * 1024 + 1, 1, 1), (1024, 513, 1), (u32::MAX, u32::MAX, 1)]
+        {
+            let cost = Cost { memory_kib, iterations, parallelism };
+            assert_eq!(hash(b"secret", cost, &mut rng, area), Err(HashError::Cost), "{cost:?}");
+        }
     }
 }

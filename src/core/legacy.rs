@@ -12,8 +12,6 @@
 //!
 //! The braces are those of RFC 2307.
 
-use std::str::FromStr;
-
 use argon2::Block;
 use base64ct::{Base64, Base64Unpadded, Base64Url, Base64UrlUnpadded, Encoding};
 use md5::Md5;
@@ -23,19 +21,15 @@ use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::bcrypt;
 use super::hash::{self, Cost, HashError};
 
 /// The longest text that is a key: nobody can have more than that looked up or hashed.
 pub const MAX_TEXT: usize = 512;
 
-/// The highest cost of a bcrypt hash that is taken in: checking one of it takes seconds, and each
-/// step more doubles that.
-const MAX_BCRYPT_COST: u32 = 16;
-
-/// Length of `$2b$06$` and the salt's 22 digits.
-const BCRYPT_SETTING: usize = 29;
-/// Length of a whole bcrypt string.
-const BCRYPT_LENGTH: usize = 60;
+/// The highest cost of a bcrypt hash that is taken in: checking one of it takes more than a second,
+/// and each step more doubles that.
+const MAX_BCRYPT_COST: u32 = 14;
 
 /// How a hash was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,7 +136,10 @@ pub fn import(scheme: Scheme, text: &str) -> Result<Imported, Malformed> {
             Ok(Imported { stored, digest: Some(digest) })
         }
         Scheme::Bcrypt => {
-            bcrypt_parts(text)?;
+            let (setting, _) = bcrypt::parse(text).ok_or(Malformed)?;
+            if setting.cost > MAX_BCRYPT_COST {
+                return Err(Malformed);
+            }
             Ok(Imported { stored: format!("{{bcrypt}}{text}"), digest: None })
         }
         Scheme::Argon2 => {
@@ -176,16 +173,6 @@ fn decode(text: &str, length: usize) -> Option<Zeroizing<Vec<u8>>> {
     decoded.filter(|digest| digest.len() == length).map(Zeroizing::new)
 }
 
-/// A bcrypt string, taken apart.
-fn bcrypt_parts(text: &str) -> Result<bcrypt::HashParts, Malformed> {
-    let variant = ["$2a$", "$2b$", "$2x$", "$2y$"].iter().any(|prefix| text.starts_with(prefix));
-    if text.len() != BCRYPT_LENGTH || !variant {
-        return Err(Malformed);
-    }
-    let parts = bcrypt::HashParts::from_str(text).map_err(|_| Malformed)?;
-    if (4..=MAX_BCRYPT_COST).contains(&parts.get_cost()) { Ok(parts) } else { Err(Malformed) }
-}
-
 /// The scheme of what is stored, and the rest behind its braces.
 fn split(stored: &str) -> (Scheme, &str) {
     stored
@@ -201,7 +188,7 @@ pub fn is_bare(stored: &str) -> bool {
     let (scheme, rest) = split(stored);
     match scheme {
         Scheme::Argon2 | Scheme::Plaintext => false,
-        Scheme::Bcrypt => rest.len() == BCRYPT_LENGTH,
+        Scheme::Bcrypt => rest.len() == bcrypt::LENGTH,
         _ => !rest.starts_with('$'),
     }
 }
@@ -227,10 +214,9 @@ pub fn wrap<A: AsMut<[Block]>>(
         return Err(HashError::Stored);
     }
     if scheme == Scheme::Bcrypt {
-        let parts = bcrypt_parts(rest).map_err(|_| HashError::Stored)?;
-        let inner = Zeroizing::new(parts.to_string());
-        let outer = hash::hash(inner.as_bytes(), cost, rng, work_area)?;
-        let setting = rest.get(..BCRYPT_SETTING).ok_or(HashError::Stored)?;
+        let (setting, output) = bcrypt::parse(rest).ok_or(HashError::Stored)?;
+        let outer = hash::hash(setting.string(&output).as_bytes(), cost, rng, work_area)?;
+        let setting = rest.get(..bcrypt::SETTING).ok_or(HashError::Stored)?;
         Ok(format!("{{bcrypt}}{setting}{outer}"))
     } else {
         let digest = decode(rest, scheme.digest_length()).ok_or(HashError::Stored)?;
@@ -241,36 +227,30 @@ pub fn wrap<A: AsMut<[Block]>>(
 
 /// Whether `text` is the one that `stored` was made of.
 ///
+/// `checkpoint` is called now and then. It may unwind.
+///
 /// # Errors
 /// As [`hash::verify`].
 pub fn verify<A: AsMut<[Block]>>(
     text: &[u8],
     stored: &str,
     work_area: impl FnOnce(usize) -> A,
+    checkpoint: impl Fn(),
 ) -> Result<bool, HashError> {
     let (scheme, rest) = split(stored);
+    checkpoint();
     match scheme {
         Scheme::Argon2 | Scheme::Plaintext => hash::verify(text, stored, work_area),
+        Scheme::Bcrypt if is_bare(stored) => {
+            let (setting, expected) = bcrypt::parse(rest).ok_or(HashError::Stored)?;
+            Ok(setting.hash(text, checkpoint).ct_eq(&*expected).into())
+        }
         Scheme::Bcrypt => {
             let (setting, outer) =
-                rest.split_at_checked(BCRYPT_SETTING).ok_or(HashError::Stored)?;
-            // The salt's last digit has bits to spare; any digits make a whole string of it.
-            let whole = if is_bare(stored) {
-                rest.to_owned()
-            } else {
-                format!("{setting}{}", ".".repeat(31))
-            };
-            let expected = bcrypt_parts(&whole).map_err(|_| HashError::Stored)?;
-            let computed =
-                bcrypt::hash_with_salt(text, expected.get_cost(), expected.get_salt_raw())
-                    .map_err(|_| HashError::Stored)?;
-            let computed = Zeroizing::new(computed.to_string());
-            if is_bare(stored) {
-                let expected = Zeroizing::new(expected.to_string());
-                Ok(computed.as_bytes().ct_eq(expected.as_bytes()).into())
-            } else {
-                hash::verify(computed.as_bytes(), outer, work_area)
-            }
+                rest.split_at_checked(bcrypt::SETTING).ok_or(HashError::Stored)?;
+            let setting = bcrypt::Setting::parse(setting).ok_or(HashError::Stored)?;
+            let computed = setting.hash(text, checkpoint);
+            hash::verify(setting.string(&computed).as_bytes(), outer, work_area)
         }
         _ => {
             let digest = scheme.digest(text).ok_or(HashError::Stored)?;
@@ -297,6 +277,10 @@ mod tests {
         vec![Block::default(); blocks]
     }
 
+    fn check(text: &[u8], stored: &str) -> Result<bool, HashError> {
+        verify(text, stored, area, || ())
+    }
+
     fn stored(scheme: Scheme, text: &str) -> String {
         import(scheme, text).map(|imported| imported.stored).unwrap_or_default()
     }
@@ -319,13 +303,13 @@ mod tests {
         let mut count = 0;
         for (scheme, hash, text) in vectors() {
             let bare = stored(scheme, hash);
-            assert_eq!(verify(text.as_bytes(), &bare, area), Ok(true), "{scheme:?} {text}");
-            assert_eq!(verify(b"another", &bare, area), Ok(false), "{scheme:?} {text}");
+            assert_eq!(check(text.as_bytes(), &bare), Ok(true), "{scheme:?} {text}");
+            assert_eq!(check(b"another", &bare), Ok(false), "{scheme:?} {text}");
             if is_bare(&bare) {
                 let wrapped = wrap(&bare, CHEAP, &mut rng, area).unwrap_or_default();
                 assert!(!is_bare(&wrapped) && is_legacy(&wrapped));
-                assert_eq!(verify(text.as_bytes(), &wrapped, area), Ok(true), "{scheme:?} {text}");
-                assert_eq!(verify(b"another", &wrapped, area), Ok(false), "{scheme:?} {text}");
+                assert_eq!(check(text.as_bytes(), &wrapped), Ok(true), "{scheme:?} {text}");
+                assert_eq!(check(b"another", &wrapped), Ok(false), "{scheme:?} {text}");
             }
             count += 1;
         }
@@ -341,7 +325,7 @@ mod tests {
         assert!(!wrapped.contains(&Base64Unpadded::encode_string(&digest)));
         let bcrypt = "$2b$04$abcdefghijklmnopqrstuuyMXVZJLDMDPRKFGpbYmLZkYXCSB0J6.";
         let wrapped = wrap(&stored(Scheme::Bcrypt, bcrypt), CHEAP, &mut rng, area);
-        assert!(!wrapped.unwrap_or_default().contains(&bcrypt[BCRYPT_SETTING..]));
+        assert!(!wrapped.unwrap_or_default().contains(&bcrypt[bcrypt::SETTING..]));
     }
 
     #[test]
@@ -370,14 +354,47 @@ mod tests {
             (Scheme::Sha1, "????????????????????????????"),
             (Scheme::Bcrypt, "$2b$04$tooshort"),
             (Scheme::Bcrypt, "$2b$32$abcdefghijklmnopqrstuuyMXVZJLDMDPRKFGpbYmLZkYXCSB0J6."),
+            (Scheme::Bcrypt, "$2b$15$abcdefghijklmnopqrstuuyMXVZJLDMDPRKFGpbYmLZkYXCSB0J6."),
+            (Scheme::Bcrypt, "$2b$+6$abcdefghijklmnopqrstuuyMXVZJLDMDPRKFGpbYmLZkYXCSB0J6."),
             (Scheme::Bcrypt, "$2c$04$abcdefghijklmnopqrstuuyMXVZJLDMDPRKFGpbYmLZkYXCSB0J6."),
             (Scheme::Bcrypt, "$2b$04$abcdefghijklmnopqrstuuyMXVZJLDMDPRKFGpbYmLZkYXCSB0J6!"),
             (Scheme::Argon2, "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ"),
             (Scheme::Argon2, "plain"),
+            (Scheme::Argon2, "$argon2id$v=19$m=524289,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c"),
+            (Scheme::Argon2, "$argon2id$v=19$m=8192,t=65,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c"),
+            (Scheme::Argon2, "$argon2id$v=19$m=4096,t=1,p=65$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c"),
             (Scheme::Plaintext, "plain"),
         ] {
             assert_eq!(import(scheme, text), Err(Malformed), "{scheme:?} {text}");
         }
+    }
+
+    #[test]
+    fn the_costliest_hashes_that_are_taken_in() {
+        for hash in [
+            "$2b$14$abcdefghijklmnopqrstuuyMXVZJLDMDPRKFGpbYmLZkYXCSB0J6.",
+            "$argon2id$v=19$m=524288,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c",
+            "$argon2d$v=19$m=8192,t=64,p=64$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c",
+        ] {
+            assert!(detect(hash).is_some(), "{hash}");
+        }
+    }
+
+    /// Hashes that were taken in under wider limits stay good.
+    #[test]
+    fn a_costlier_hash_that_is_stored_already_is_checked() {
+        let setting = "{bcrypt}$2b$16$abcdefghijklmnopqrstuu";
+        let bare = format!("{setting}yMXVZJLDMDPRKFGpbYmLZkYXCSB0J6.");
+        let interrupted = std::panic::catch_unwind(|| {
+            verify(b"text", &bare, area, {
+                let rounds = std::cell::Cell::new(0);
+                move || {
+                    rounds.set(rounds.get() + 1);
+                    assert!(rounds.get() < 10, "interrupted");
+                }
+            })
+        });
+        assert!(interrupted.is_err(), "it was being hashed");
     }
 
     #[test]
@@ -392,10 +409,11 @@ mod tests {
     #[test]
     fn bcrypt_ignores_what_is_behind_72_bytes() {
         let long = "x".repeat(72);
-        let hash = bcrypt::hash_with_salt(&long, 4, [7; 16]);
-        let bare = stored(Scheme::Bcrypt, &hash.map(|parts| parts.to_string()).unwrap_or_default());
-        assert_eq!(verify(format!("{long}y").as_bytes(), &bare, area), Ok(true));
-        assert_eq!(verify(&long.as_bytes()[..71], &bare, area), Ok(false));
+        let setting = bcrypt::Setting { cost: 4, salt: [7; 16] };
+        let hash = setting.string(&setting.hash(long.as_bytes(), || ()));
+        let bare = stored(Scheme::Bcrypt, &hash);
+        assert_eq!(check(format!("{long}y").as_bytes(), &bare), Ok(true));
+        assert_eq!(check(&long.as_bytes()[..71], &bare), Ok(false));
     }
 
     proptest! {
@@ -403,7 +421,7 @@ mod tests {
         fn arbitrary_texts_and_hashes_never_panic(text: Vec<u8>, hash: String) {
             for scheme in Scheme::ALL {
                 if let Ok(imported) = import(scheme, &hash) {
-                    let _ = verify(&text, &imported.stored, area);
+                    let _ = check(&text, &imported.stored);
                 }
             }
             let _ = (is_bare(&hash), is_legacy(&hash));

@@ -6,7 +6,9 @@
 #![deny(missing_docs)]
 
 pub mod base62;
+pub mod bcrypt;
 pub mod claims;
+pub mod desk;
 pub mod forwarded;
 pub mod gcra;
 pub mod hash;
@@ -17,6 +19,7 @@ pub mod key;
 pub mod legacy;
 pub mod memo;
 pub mod refusal;
+pub mod scan;
 pub mod scope;
 pub mod secret;
 pub mod subject;

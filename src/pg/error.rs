@@ -75,8 +75,8 @@ impl Error {
         match self {
             Self::Cost => (
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-                "argon2 needs at least 8 KiB of memory for each lane.",
-                "Set api_key.argon2_memory_kib to at least 8 times api_key.argon2_parallelism.",
+                "argon2 needs at least 8 KiB of memory for each lane; memory times passes may be 512 MiB at most.",
+                "Set api_key.argon2_memory_kib to at least 8 times api_key.argon2_parallelism, and its product with api_key.argon2_iterations to at most 524288.",
             ),
             Self::StoredHash => (
                 PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,

@@ -1,4 +1,4 @@
-//! The failure budget of each key id: how many wrong secrets it may be asked about.
+//! The failure budget of each key id: how many hashes wrong secrets of it may cost.
 
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ pub fn is_left(state: &State, key_id: Uuid, now: i64) -> bool {
     arrival.is_none_or(|mut trial| settings::failure_rate().take(&mut trial, now, 1).is_ok())
 }
 
-/// Takes a wrong secret out of the budget before it is hashed; false if there is none left.
+/// Takes a hash out of the budget before it is run; false if there is none left.
 pub fn take(state: &State, key_id: Uuid, now: i64) -> bool {
     let key = key_ref(key_id);
     let rate = settings::failure_rate();
@@ -25,9 +25,17 @@ pub fn take(state: &State, key_id: Uuid, now: i64) -> bool {
     taken.unwrap_or(true)
 }
 
-/// Gives back what was taken for a secret that was right.
-pub fn give_back(state: &State, key_id: Uuid) {
+/// Charges for one hash more of a secret that a hash was taken for: a key in its grace has two.
+pub fn owe(state: &State, key_id: Uuid, now: i64) {
     let key = key_ref(key_id);
     let rate = settings::failure_rate();
-    state.failures.with(&key, |table| table.modify(&key, |arrival| rate.give_back(arrival)));
+    state.failures.with(&key, |table| table.modify(&key, |arrival| rate.owe(arrival, now)));
+}
+
+/// Gives back what was charged for a secret that was right.
+pub fn give_back(state: &State, key_id: Uuid, hashes: usize) {
+    let key = key_ref(key_id);
+    let rate = settings::failure_rate();
+    let give_back = |arrival: &mut i64| (0..hashes).for_each(|_| rate.give_back(arrival));
+    state.failures.with(&key, |table| table.modify(&key, give_back));
 }

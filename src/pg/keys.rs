@@ -5,8 +5,10 @@ use pgrx::prelude::*;
 use rand::rngs::SysRng;
 use uuid::Uuid;
 
+use super::admission::Room;
 use super::error::{Error, OrRaise};
 use super::settings;
+use super::shared;
 use super::work_area::WorkArea;
 use crate::core::key::PresentedKey;
 use crate::core::{hash, hash::HashError, key, scope};
@@ -31,15 +33,23 @@ fn make_key(prefix: &str, key_id: pgrx::Uuid) -> String {
     text.expose().to_owned()
 }
 
-/// The hash under which the secret of a key is stored.
+/// The hash under which the secret of a key is stored; NULL if there is no room to hash.
 #[pg_extern(sql = false)]
-fn hash_key(api_key: &str) -> String {
+fn hash_key(api_key: &str) -> Option<String> {
     let key =
         PresentedKey::parse(api_key.as_bytes()).unwrap_or_else(|_malformed| Error::NotAKey.raise());
-    hash_secret(key.secret).or_raise()
+    shared::with(|state| {
+        let _room = Room::for_command(state)?;
+        Some(hash_secret(key.secret).or_raise())
+    })
 }
 
-/// The PHC string of a secret under today's cost.
+/// Ends a hash, and what it is for, if the query was cancelled.
+pub fn checkpoint() {
+    pgrx::check_for_interrupts!();
+}
+
+/// The PHC string of a secret under today's cost. The caller has room to hash.
 ///
 /// # Errors
 /// `HashError::Cost` if argon2 refuses the settings.

@@ -6,17 +6,16 @@ use uuid::Uuid;
 
 use super::admission::Room;
 use super::error::{Error, OrRaise};
-use super::keys::{hash_secret, operating_system_rng};
-use super::recording::key_ref;
+use super::keys::{checkpoint, hash_secret, operating_system_rng};
 use super::root_key::{Handle, RootKey};
 use super::rows::{self, Row};
+use super::scan;
 use super::settings;
 use super::shared::{self, Counter, Place, State};
 use super::verify::Suspects;
 use super::work_area::WorkArea;
 use crate::core::key::PresentedKey;
 use crate::core::legacy::{self, Scheme};
-use crate::core::table;
 use crate::core::verdict::Code;
 
 /// Finds what a text that is none of ours may be the key of: by the text itself, by its digests,
@@ -35,15 +34,13 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
     let handle = root_key.of_text(text);
     let one = |row: Row, handle| {
         let key_id = row.uuid(rows::Column::KeyId);
-        let budget = key_id.unwrap_or_default();
-        Suspects { rows: vec![row], secret: text, legacy: true, budget, key_id, handle }
+        Suspects { rows: vec![row], secret: text, legacy: true, key_id, handle }
     };
     if let Some(row) = Row::find_by_handle([handle]) {
         return Ok(one(row, None));
     }
     // Where this text was found before, which saves the search. It may be gone since.
-    let place = Place { database: key_ref(Uuid::nil()).database, handle };
-    let known = shared::with(|state| state.places.with(&place, |t| t.find(&place)));
+    let known = shared::with(|state| place(state, handle));
     if let Some(row) = known.and_then(Row::find) {
         return Ok(one(row, Some(handle)));
     }
@@ -59,18 +56,22 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
     if let Some(row) = Row::find_by_handle(digests) {
         return Ok(one(row, Some(handle)));
     }
-    let rows = Row::find_by_prefix(text, None, settings::legacy_scan_limit());
-    let Some(prefix) = rows.first().and_then(|row| row.text(rows::Column::LegacyPrefix)) else {
+    let rows = Row::find_by_prefix(text, None, scan::PAGE);
+    if rows.is_empty() {
         return Err(Code::NotFound);
-    };
-    // Who is tried is not who is meant: the budget is that of the prefix.
-    let budget = Uuid::from_u64_pair(table::hash(&prefix), 0);
-    Ok(Suspects { rows, secret: text, legacy: true, budget, key_id: None, handle: Some(handle) })
+    }
+    Ok(Suspects { rows, secret: text, legacy: true, key_id: None, handle: Some(handle) })
+}
+
+/// The key of a text, if that was found before.
+pub fn place(state: &State, handle: Handle) -> Option<Uuid> {
+    let place = Place::here(handle);
+    state.places.with(&place, |table| table.find(&place))
 }
 
 /// Remembers where a text was found that is not looked up by its own handle yet.
 pub fn found(state: &State, handle: Handle, key_id: Uuid) {
-    let place = Place { database: key_ref(key_id).database, handle };
+    let place = Place::here(handle);
     state.places.with(&place, |table| {
         let remember = || table.entry(place, || key_id, |found| *found = key_id);
         if remember().is_err() {
@@ -97,7 +98,12 @@ fn legacy_credential(hash: Option<&str>, scheme: Option<&str>) -> Option<pgrx::J
         if hash.is_empty() || hash.len() > legacy::MAX_TEXT || ours {
             return None;
         }
-        (hash_secret(hash.as_bytes()).or_raise(), Some(root_key.of_text(hash.as_bytes())))
+        // An import is not given up in the middle because others hash too.
+        let stored = shared::with(|state| {
+            let _room = Room::for_job(state);
+            hash_secret(hash.as_bytes()).or_raise()
+        });
+        (stored, Some(root_key.of_text(hash.as_bytes())))
     } else {
         let imported = legacy::import(scheme, hash).ok()?;
         let handle = imported.digest.map(|digest| root_key.of_digest(scheme, &digest));
@@ -116,12 +122,15 @@ fn legacy_credential(hash: Option<&str>, scheme: Option<&str>) -> Option<pgrx::J
     })))
 }
 
-/// A bare legacy hash, wrapped in argon2id.
+/// A bare legacy hash, wrapped in argon2id. Waits for room as long as it takes.
 #[pg_extern(sql = false)]
 fn wrap_hash(stored: &str) -> String {
     pgrx::check_for_interrupts!();
-    legacy::wrap(stored, settings::argon2_cost(), &mut operating_system_rng(), WorkArea::new)
-        .or_raise()
+    shared::with(|state| {
+        let _room = Room::for_job(state);
+        let cost = settings::argon2_cost();
+        legacy::wrap(stored, cost, &mut operating_system_rng(), WorkArea::new).or_raise()
+    })
 }
 
 /// Whether a text is the one that a hash from elsewhere was made of. It costs no more than verifying
@@ -133,8 +142,9 @@ fn matches_hash(text: &str, hash: &str) -> bool {
         return false;
     };
     shared::with(|state| {
-        let _room = Room::wait(state).unwrap_or_else(|| Error::NoRoom.raise());
+        let _room = Room::for_check(state).unwrap_or_else(|| Error::NoRoom.raise());
         state.count(Counter::HashesRun);
-        legacy::verify(text.as_bytes(), &imported.stored, WorkArea::new).unwrap_or(false)
+        legacy::verify(text.as_bytes(), &imported.stored, WorkArea::new, checkpoint)
+            .unwrap_or(false)
     })
 }

@@ -25,6 +25,7 @@ mod relation;
 mod resources;
 mod root_key;
 mod rows;
+mod scan;
 mod settings;
 mod shared;
 mod stats;

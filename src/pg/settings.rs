@@ -1,6 +1,8 @@
 //! Settings, all under `api_key.`. Each with its reason for being.
 
 use std::ffi::{CStr, CString};
+use std::num::NonZero;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
@@ -21,7 +23,7 @@ static REFUSAL_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(4_096);
 static FAILURE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10);
 static MAX_CONCURRENT_HASHES: GucSetting<i32> = GucSetting::<i32>::new(0);
 static HASH_QUEUE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(2_000);
-static LEGACY_SCAN_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(32);
+static LEGACY_SCAN_TIME: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static ROOT_KEY_FILE: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"api_key_root_key"));
 static ROOT_KEY_COMMAND: GucSetting<Option<CString>> =
@@ -51,6 +53,8 @@ pub struct Sizes {
     pub refusal_entries: usize,
     /// Subjects of rate limits.
     pub rate_limit_entries: usize,
+    /// Processes that may want to hash.
+    pub backends: usize,
 }
 
 impl Sizes {
@@ -62,6 +66,7 @@ impl Sizes {
             failure_entries: 512,
             refusal_entries: 16,
             rate_limit_entries: 16,
+            backends: 0,
         }
     }
 }
@@ -75,6 +80,8 @@ pub fn sizes() -> Sizes {
         failure_entries: entries(&FAILURE_ENTRIES),
         refusal_entries: entries(&REFUSAL_ENTRIES),
         rate_limit_entries: entries(&RATE_LIMIT_ENTRIES),
+        // SAFETY: set before libraries are asked for the shared memory that they need.
+        backends: usize::try_from(unsafe { pg_sys::MaxBackends }).unwrap_or(0),
     }
 }
 
@@ -86,24 +93,24 @@ pub fn failure_rate() -> Rate {
 
 /// How many secrets may be hashed at a time. The default is the number of processors: more would
 /// not end sooner, and each takes the memory of a hash.
-pub fn max_concurrent_hashes() -> u32 {
-    match MAX_CONCURRENT_HASHES.get().unsigned_abs() {
-        0 => std::thread::available_parallelism()
-            .ok()
-            .and_then(|processors| u32::try_from(processors.get()).ok())
-            .unwrap_or(1),
-        most => most,
+pub fn max_concurrent_hashes() -> usize {
+    // Asked once: the answer is read from files.
+    static PROCESSORS: LazyLock<usize> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+    match usize::try_from(MAX_CONCURRENT_HASHES.get()) {
+        Ok(0) | Err(_) => *PROCESSORS,
+        Ok(most) => most,
     }
 }
 
-/// How long a check waits for room to hash, in milliseconds.
-pub fn hash_queue_timeout() -> i64 {
-    HASH_QUEUE_TIMEOUT.get().into()
+/// How long a check waits for room to hash.
+pub fn hash_queue_timeout() -> Duration {
+    Duration::from_millis(HASH_QUEUE_TIMEOUT.get().unsigned_abs().into())
 }
 
-/// How many legacy keys that share a prefix are tried for one text.
-pub fn legacy_scan_limit() -> usize {
-    usize::try_from(LEGACY_SCAN_LIMIT.get()).unwrap_or(1)
+/// How long one call looks for the key of a text among legacy keys that share its prefix.
+pub fn legacy_scan_time() -> Duration {
+    Duration::from_millis(LEGACY_SCAN_TIME.get().unsigned_abs().into())
 }
 
 /// The headers in which requests carry keys.
@@ -180,9 +187,9 @@ pub fn register(preloading: bool) {
     integer(
         c"api_key.argon2_memory_kib",
         c"Memory of argon2id for new secrets, in KiB.",
-        c"At least 8 times api_key.argon2_parallelism.",
+        c"At least 8 times api_key.argon2_parallelism; times api_key.argon2_iterations at most 524288.",
         &ARGON2_MEMORY_KIB,
-        (8, 4 * 1024 * 1024),
+        (8, 512 * 1024),
         (Suset, plain),
     );
     integer(
@@ -234,12 +241,12 @@ pub fn register(preloading: bool) {
         (Sighup, GucFlags::UNIT_S),
     );
     integer(
-        c"api_key.legacy_scan_limit",
-        c"Legacy keys with salted hashes that are tried for one text that shares their prefix.",
-        c"",
-        &LEGACY_SCAN_LIMIT,
-        (1, 10_000),
-        (Suset, plain),
+        c"api_key.legacy_scan_time",
+        c"How long one check looks for a key among legacy keys with salted hashes, before it answers OVERLOADED.",
+        c"The next check of the same text goes on from there. Set it below statement_timeout.",
+        &LEGACY_SCAN_TIME,
+        (1, 600_000),
+        (Suset, GucFlags::UNIT_MS),
     );
     // Superusers only: whoever could change these could open the gate.
     for (name, short, long, setting) in [

@@ -17,7 +17,9 @@ use uuid::Uuid;
 
 use super::root_key::{Handle, RootKeyCommand};
 use super::settings::{self, Sizes};
+use crate::core::desk::{Desk, Seat};
 use crate::core::memo::{Memo, TagKey};
+use crate::core::scan::Progress;
 use crate::core::subject::Subject;
 use crate::core::table::{Locks, Memory, Shape, Shards, Slot, Value, seeded_hash};
 use crate::core::usage::{KeyRef, RefusalKind, Refusals, Usage};
@@ -29,6 +31,11 @@ const STRIPES: usize = 16;
 const UPGRADES: usize = 1024;
 /// Texts of legacy keys whose row is remembered.
 const PLACES: usize = 16_384;
+/// Searches for keys of texts that can be gone on with.
+const SCANS: usize = 4096;
+/// The first of the locks, of what the worker says of itself, and the one of the desk.
+const WORKER_LOCK: usize = 0;
+const DESK_LOCK: usize = 1;
 const NAME: &CStr = c"api_key";
 
 /// What is counted, for the view `api_key.stats`.
@@ -46,6 +53,10 @@ pub enum Counter {
     HashesRefused,
     /// Checks refused because of the key's failure budget.
     Throttled,
+    /// Searches among legacy keys that went on from an earlier call.
+    ScansResumed,
+    /// Those that a call left to a later one.
+    ScansPaused,
     /// Use counts for which there was no room.
     UsageDropped,
     /// Requests refused by a rate limit.
@@ -55,7 +66,7 @@ pub enum Counter {
 }
 
 /// How many kinds of counters there are.
-const COUNTERS: usize = 9;
+const COUNTERS: usize = 11;
 
 #[repr(C, align(128))]
 struct Stripe([AtomicU64; COUNTERS]);
@@ -67,6 +78,14 @@ pub struct Place {
     pub database: u32,
     /// The handle of the text.
     pub handle: Handle,
+}
+
+impl Place {
+    /// A text in the current database.
+    pub fn here(handle: Handle) -> Self {
+        // SAFETY: set since the backend has connected.
+        Self { database: unsafe { pg_sys::MyDatabaseId }.to_u32(), handle }
+    }
 }
 
 /// A hash that is to replace a weaker one.
@@ -106,7 +125,7 @@ pub struct WorkerState {
     pub failing: [AtomicU32; 16],
     /// The last error, in microseconds since 2000; 0 for none.
     pub last_error_at: AtomicI64,
-    /// Text of the last error, its length before it. Under the first of the locks.
+    /// Text of the last error, its length before it. Under the lock of the worker.
     last_error: (usize, [u8; 256]),
 }
 
@@ -114,8 +133,8 @@ pub struct WorkerState {
 struct Header {
     tag_key: [u8; 64],
     stripes: [Stripe; STRIPES],
-    hashing: AtomicU32,
-    room: pg_sys::ConditionVariable,
+    /// Those who came to the desk. Under its lock.
+    tickets: u64,
     worker: WorkerState,
     root_key_command: RootKeyCommand,
     sizes: Sizes,
@@ -182,6 +201,8 @@ tables! {
     client_limits: Subject => i64, |sizes| sizes.rate_limit_entries;
     /// What `check_rate_limit` counts, by whatever subjects an application has.
     check_limits: Subject => i64, |sizes| sizes.rate_limit_entries;
+    /// Searches for keys of texts among legacy keys that share their prefix.
+    scans: Place => Progress, |_| SCANS;
 }
 
 /// A table in shared memory.
@@ -251,16 +272,17 @@ struct Region {
 impl Room {
     /// What all of it takes.
     fn total(sizes: &Sizes) -> Self {
-        let mut room = Self::before_tables(sizes);
+        let (mut room, _, _) = Self::before_tables(sizes);
         Tables::reserve(sizes, &mut room);
         room
     }
 
-    /// The header, its lock and the memo.
-    fn before_tables(sizes: &Sizes) -> Self {
-        let mut room = Self { bytes: size_of::<Header>(), locks: 1 };
-        room.array::<u64>(Memo::words(sizes.memo_entries));
-        room
+    /// The header and its locks, then where the memo and the seats of the desk begin.
+    fn before_tables(sizes: &Sizes) -> (Self, usize, usize) {
+        let mut room = Self { bytes: size_of::<Header>(), locks: DESK_LOCK + 1 };
+        let memo = room.array::<u64>(Memo::words(sizes.memo_entries));
+        let seats = room.array::<Seat>(sizes.backends);
+        (room, memo, seats)
     }
 
     fn array<T>(&mut self, length: usize) -> usize {
@@ -334,6 +356,7 @@ pub struct State {
     pub tag_key: TagKey,
     tables: Tables,
     locks: LockArray,
+    seats: *mut Seat,
 }
 
 impl Deref for State {
@@ -392,15 +415,16 @@ impl State {
         unsafe {
             let sizes = &(*header).sizes;
             let locks = LockArray(locks);
-            let mut room = Room::before_tables(sizes);
+            let (mut room, memo, seats) = Room::before_tables(sizes);
             let words = Memo::words(sizes.memo_entries);
-            let memo = header.cast::<u8>().add(room.bytes - words * size_of::<u64>());
+            let base = header.cast::<u8>();
             Self {
                 header,
-                memo: Memo::new(std::slice::from_raw_parts(memo.cast(), words)),
+                memo: Memo::new(std::slice::from_raw_parts(base.add(memo).cast(), words)),
                 tag_key: TagKey::new(&(*header).tag_key),
                 tables: Tables::at(header, &mut room, locks),
                 locks,
+                seats: base.add(seats).cast(),
             }
         }
     }
@@ -429,15 +453,15 @@ impl State {
         seeded_hash(self.header().seed, key)
     }
 
-    /// How many secrets are being hashed.
-    pub fn hashing(&self) -> &AtomicU32 {
-        &self.header().hashing
-    }
-
-    /// Where those wait that find no room to hash.
-    pub const fn room(&self) -> *mut pg_sys::ConditionVariable {
-        // SAFETY: the header stays.
-        unsafe { &raw mut (*self.header).room }
+    /// Works on the desk where processes queue up to hash.
+    pub fn desk<R>(&self, work: impl FnOnce(&mut Desk<'_>) -> R) -> R {
+        let _locked = self.locks.lock(DESK_LOCK);
+        // SAFETY: `initialise` made this many seats; the lock makes the references exclusive among
+        // processes, and no `work` comes back here.
+        unsafe {
+            let seats = std::slice::from_raw_parts_mut(self.seats, (*self.header).sizes.backends);
+            work(&mut Desk::new(seats, &mut (*self.header).tickets))
+        }
     }
 
     /// What the worker says of itself.
@@ -472,8 +496,8 @@ impl State {
     /// Keeps the text of an error, cut to what there is room for.
     pub fn keep_error(&self, text: &str, now: i64) {
         {
-            let _locked = self.locks.lock(0);
-            // SAFETY: the first lock is held.
+            let _locked = self.locks.lock(WORKER_LOCK);
+            // SAFETY: the lock is held.
             let kept = unsafe { &mut (*self.header).worker.last_error };
             let length = text.floor_char_boundary(kept.1.len());
             kept.0 = length;
@@ -484,8 +508,8 @@ impl State {
 
     /// The text of the last error.
     pub fn last_error(&self) -> Option<String> {
-        let _locked = self.locks.lock(0);
-        // SAFETY: the first lock is held.
+        let _locked = self.locks.lock(WORKER_LOCK);
+        // SAFETY: the lock is held.
         let kept = unsafe { &(*self.header).worker.last_error };
         (kept.0 > 0).then(|| String::from_utf8_lossy(&kept.1[..kept.0]).into_owned())
     }
@@ -496,14 +520,12 @@ impl State {
         unsafe { &*self.header }
     }
 }
-
 /// # Safety
 /// `header` is zeroed memory of `Room::total(&sizes)`, aligned to 128.
 unsafe fn initialise(header: *mut Header, sizes: Sizes) {
     // SAFETY: by the caller's promise. Zero is a good beginning for all of the header (atomics,
     // counts, null pointers) but for what is written here.
     unsafe {
-        pg_sys::ConditionVariableInit(&raw mut (*header).room);
         let mut random = zeroize::Zeroizing::new([0; 72]);
         if SysRng.try_fill_bytes(&mut *random).is_err() {
             error!("the operating system gives no random numbers");
@@ -511,7 +533,12 @@ unsafe fn initialise(header: *mut Header, sizes: Sizes) {
         (*header).tag_key.copy_from_slice(&random[..64]);
         (*header).seed = u64::from_le_bytes(*random.last_chunk().unwrap_or(&[0; 8]));
         (*header).sizes = sizes;
-        Tables::initialise(header, &sizes, &mut Room::before_tables(&sizes));
+        let (mut room, _, seats) = Room::before_tables(&sizes);
+        let seats = header.cast::<u8>().add(seats).cast::<Seat>();
+        for at in 0..sizes.backends {
+            seats.add(at).write(Seat::Empty);
+        }
+        Tables::initialise(header, &sizes, &mut room);
     }
 }
 

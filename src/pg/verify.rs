@@ -11,11 +11,12 @@ use super::array;
 use super::call::{argument, sql_function};
 use super::error::OrRaise;
 use super::jsonb::{self, Value};
+use super::keys::checkpoint;
 use super::root_key::Handle;
 use super::rows::{Column, Row};
 use super::shared::{self, Counter, State};
 use super::work_area::WorkArea;
-use super::{failures, legacy, recording, upgrades};
+use super::{failures, legacy, recording, scan, upgrades};
 use crate::core::verdict::{Code, KeyState, Request, decide};
 use crate::core::{self, key::PresentedKey};
 
@@ -56,9 +57,8 @@ pub struct Suspects<'a> {
     pub secret: &'a [u8],
     /// Whether the text is that of a legacy key.
     pub legacy: bool,
-    /// What the failure budget is of.
-    pub budget: Uuid,
-    /// The one key that is meant, if it is one.
+    /// The one key that is meant, if it is one: it has a failure budget. Otherwise more rows may
+    /// follow these.
     pub key_id: Option<Uuid>,
     /// The handle by which the text itself is found, if the rows are not found by it.
     pub handle: Option<Handle>,
@@ -77,16 +77,78 @@ impl<'a> Suspects<'a> {
             rows: vec![row],
             secret: presented.secret,
             legacy: false,
-            budget: presented.key_id,
             key_id: Some(presented.key_id),
             handle: None,
         })
     }
+
+    /// The stored hashes that the secret may match.
+    pub fn candidates(&self, now: i64) -> Vec<Candidate> {
+        let rows = self.rows.iter().enumerate();
+        rows.flat_map(|(at, row)| Candidate::of(at, row, self.legacy, now)).collect()
+    }
+
+    /// The candidate that is known to match.
+    pub fn known(&self, state: &State, candidates: &[Candidate]) -> Option<Candidate> {
+        let is_known = |candidate: &&Candidate| {
+            state.memo.contains(state.tag_key.tag(self.stored(candidate), self.secret))
+        };
+        candidates.iter().find(is_known).copied()
+    }
+
+    /// Whether the secret is the one that the candidate's hash was made of.
+    pub fn matches(&self, state: &State, candidate: &Candidate) -> bool {
+        state.count(Counter::HashesRun);
+        let stored = String::from_utf8_lossy(self.stored(candidate));
+        core::legacy::verify(self.secret, &stored, WorkArea::new, checkpoint).or_raise()
+    }
+
+    fn stored(&self, candidate: &Candidate) -> &[u8] {
+        let row = self.rows.get(candidate.row);
+        row.and_then(|row| row.text(candidate.column)).unwrap_or_default()
+    }
+
+    /// Hashes the secret of the one key that is meant. The room is for what else is to be hashed.
+    fn check<'s>(
+        &self,
+        state: &'s State,
+        key_id: Uuid,
+        candidates: &[Candidate],
+        now: i64,
+    ) -> Result<(Candidate, Room<'s>), Refusal> {
+        let refusal = |code, wrong_secret| Refusal { code, key_id: Some(key_id), wrong_secret };
+        let throttled = || {
+            state.count(Counter::Throttled);
+            refusal(Code::Throttled, false)
+        };
+        if !failures::is_left(state, key_id, now) {
+            return Err(throttled());
+        }
+        let room = Room::for_check(state).ok_or_else(|| refusal(Code::Overloaded, false))?;
+        // While this one waited, another may have hashed the same.
+        if let Some(known) = self.known(state, candidates).filter(|_| room.has_waited()) {
+            return Ok((known, room));
+        }
+        for (hashes, candidate) in (1..).zip(candidates) {
+            if hashes > 1 {
+                failures::owe(state, key_id, now);
+            } else if !failures::take(state, key_id, now) {
+                return Err(throttled());
+            }
+            if self.matches(state, candidate) {
+                failures::give_back(state, key_id, hashes);
+                return Ok((*candidate, room));
+            }
+        }
+        Err(refusal(Code::NotFound, true))
+    }
 }
 
 /// A stored hash: in which row, and whether it is of the secret before the last rotation.
-struct Candidate {
-    row: usize,
+#[derive(Clone, Copy)]
+pub struct Candidate {
+    /// In the suspects' rows.
+    pub row: usize,
     column: Column,
     by_previous_secret: bool,
 }
@@ -113,77 +175,59 @@ impl Candidate {
 /// Finds the key of a text and checks its secret. Cheap refusals come first, the hash last.
 fn prove(state: &State, text: &[u8], now: i64) -> Result<ProvenKey, Refusal> {
     let mut suspects = Suspects::find(text)?;
-    let Suspects { secret, budget, key_id, handle, .. } = suspects;
-    let rows = &suspects.rows;
-    let candidates: Vec<Candidate> = rows
-        .iter()
-        .enumerate()
-        .flat_map(|(at, row)| Candidate::of(at, row, suspects.legacy, now))
-        .collect();
-    let stored = |candidate: &Candidate| {
-        rows.get(candidate.row).and_then(|row| row.text(candidate.column)).unwrap_or_default()
-    };
-    let known = || {
-        candidates
-            .iter()
-            .find(|candidate| state.memo.contains(state.tag_key.tag(stored(candidate), secret)))
-            .filter(|candidate| {
-                let key_id = rows.get(candidate.row).and_then(|row| row.uuid(Column::KeyId));
-                candidate.by_previous_secret
-                    || key_id.is_none_or(|key| !upgrades::is_due(state, key, stored(candidate)))
-            })
-    };
-    let proven = if let Some(known) = known() {
+    let candidates = suspects.candidates(now);
+    let (proven, room) = if let Some(known) = suspects.known(state, &candidates) {
         state.count(Counter::MemoHits);
-        known
+        (known, None)
     } else {
         state.count(Counter::MemoMisses);
-        let refusal = |code, wrong_secret| Refusal { code, key_id, wrong_secret };
-        if !failures::is_left(state, budget, now) {
-            state.count(Counter::Throttled);
-            return Err(refusal(Code::Throttled, false));
-        }
-        let Some(room) = Room::wait(state) else {
-            return Err(refusal(Code::Overloaded, false));
-        };
-        // While this one waited, another may have hashed the same.
-        let matching = if let Some(known) = known().filter(|_| room.has_waited()) {
-            known
-        } else {
-            if !failures::take(state, budget, now) {
-                state.count(Counter::Throttled);
-                return Err(refusal(Code::Throttled, false));
+        let (matching, room) = match (suspects.key_id, suspects.handle) {
+            (None, Some(handle)) => {
+                scan::run(state, &mut suspects, handle, now).map_err(|code| Refusal {
+                    code,
+                    key_id: None,
+                    wrong_secret: code == Code::NotFound,
+                })?
             }
-            let matching =
-                candidates.iter().find(|candidate| matches(state, stored(candidate), secret));
-            let Some(matching) = matching else {
-                return Err(refusal(Code::NotFound, true));
-            };
-            failures::give_back(state, budget);
-            matching
-        };
-        let found = rows.get(matching.row).and_then(|row| row.uuid(Column::KeyId));
-        // Who is to come again is not remembered.
-        if matching.by_previous_secret
-            || found.is_none_or(|key| upgrades::offer(state, key, stored(matching), secret, handle))
-        {
-            state.memo.insert(state.tag_key.tag(stored(matching), secret));
-            if let (Some(handle), Some(key)) = (handle, found) {
-                legacy::found(state, handle, key);
+            (key_id, _) => {
+                let key_id = key_id.unwrap_or_default();
+                let (matching, room) = suspects.check(state, key_id, &candidates, now)?;
+                (matching, Some(room))
             }
-        }
-        matching
+        };
+        (matching, room)
     };
+    remember(state, &suspects, &proven, room);
     let by_previous_secret = proven.by_previous_secret;
     let row = suspects.rows.swap_remove(proven.row);
     let key_id = row.uuid(Column::KeyId).unwrap_or_default();
     Ok(ProvenKey { key_id, row, by_previous_secret })
 }
 
-/// Whether the secret is the one that `stored` was made of.
-fn matches(state: &State, stored: &[u8], secret: &[u8]) -> bool {
-    state.count(Counter::HashesRun);
-    core::legacy::verify(secret, &String::from_utf8_lossy(stored), WorkArea::new).or_raise()
+/// Remembers that a secret matches, and has its hash made better where that is due. `room` is there
+/// if the secret was hashed just now.
+fn remember(state: &State, suspects: &Suspects<'_>, proven: &Candidate, room: Option<Room<'_>>) {
+    let Suspects { secret, handle, .. } = *suspects;
+    let stored = suspects.stored(proven);
+    let key_id = suspects.rows.get(proven.row).and_then(|row| row.uuid(Column::KeyId));
+    let upgraded = key_id.filter(|_| !proven.by_previous_secret);
+    if let (Some(handle), Some(key_id)) = (handle, key_id)
+        && (room.is_some() || suspects.key_id.is_none())
+    {
+        legacy::found(state, handle, key_id);
+    }
+    if room.is_none() {
+        if let Some(key_id) = upgraded.filter(|key| upgrades::is_due(state, *key, stored))
+            && let Some(_room) = Room::if_free(state)
+        {
+            upgrades::offer(state, key_id, stored, secret, handle);
+        }
+        return;
+    }
+    // Who is to come again is not remembered.
+    if upgraded.is_none_or(|key_id| upgrades::offer(state, key_id, stored, secret, handle)) {
+        state.memo.insert(state.tag_key.tag(stored, secret));
+    }
 }
 
 /// The arguments of `verify_api_key`.

@@ -1,0 +1,169 @@
+//! The search for a text's key among legacy keys with salted hashes that share its prefix.
+//!
+//! It costs a slow hash for each of them, and anybody may ask for it. So it has a time, its hashes
+//! take turns with those of others, and what it has done is remembered for the next call.
+
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+use super::admission::Room;
+use super::legacy;
+use super::root_key::Handle;
+use super::rows::{Column, Row};
+use super::settings;
+use super::shared::{Counter, Place, State};
+use super::verify::{Candidate, Suspects};
+use crate::core::desk::Purpose;
+use crate::core::scan::{Cursor, Progress};
+use crate::core::verdict::Code;
+
+/// Rows that are read at a time.
+pub const PAGE: usize = 32;
+
+/// Looks for the key of the suspects' text: first among their rows, then among those that come
+/// after. The room is for what else is to be hashed of the text; none if it was known meanwhile.
+///
+/// # Errors
+/// `Overloaded` if the time was over first, `NotFound` if there is no such key.
+pub fn run<'a>(
+    state: &'a State,
+    suspects: &mut Suspects<'_>,
+    handle: Handle,
+    now: i64,
+) -> Result<(Candidate, Option<Room<'a>>), Code> {
+    let scan = Scan::begin(state, handle, now);
+    let mut place = legacy::place(state, handle);
+    'pages: while !suspects.rows.is_empty() {
+        pgrx::check_for_interrupts!();
+        // Nothing is read from tables while this one has room: there might be a lock to wait for,
+        // of one who waits for room.
+        let mut held = None;
+        for candidate in suspects.candidates(now) {
+            let here = suspects.rows.get(candidate.row).and_then(cursor);
+            // Another call with this text may be ahead.
+            if scan.tried() >= here {
+                continue;
+            }
+            let room: Room<'_> = match held.take() {
+                Some(room) => room,
+                None => scan.wait()?,
+            };
+            if room.has_waited() {
+                let found = legacy::place(state, handle);
+                if found != std::mem::replace(&mut place, found) {
+                    drop(room);
+                    let rows = found.and_then(Row::find).into_iter().collect();
+                    let page = std::mem::replace(&mut suspects.rows, rows);
+                    if let Some(known) = suspects.known(state, &suspects.candidates(now)) {
+                        return Ok((known, None));
+                    }
+                    suspects.rows = page;
+                    continue 'pages;
+                }
+                if scan.tried() >= here {
+                    held = Some(room);
+                    continue;
+                }
+            }
+            if suspects.matches(state, &candidate) {
+                scan.update(Progress::succeed);
+                return Ok((candidate, Some(room)));
+            }
+            drop(room);
+            if let Some(here) = here {
+                scan.update(|progress| progress.advance(here, time()));
+            }
+        }
+        drop(held);
+        let last = suspects.rows.last().and_then(cursor);
+        suspects.rows = Row::find_by_prefix(suspects.secret, last.max(scan.tried()), PAGE);
+    }
+    scan.update(|progress| progress.fail(time()));
+    Err(Code::NotFound)
+}
+
+struct Scan<'a> {
+    state: &'a State,
+    place: Place,
+    purpose: Purpose,
+    begun: Instant,
+}
+
+impl<'a> Scan<'a> {
+    fn begin(state: &'a State, handle: Handle, now: i64) -> Self {
+        let place = Place::here(handle);
+        let mut scan = Self { state, place, purpose: Purpose::Fresh, begun: Instant::now() };
+        scan.purpose = Progress::purpose(scan.progress(), now);
+        if scan.purpose == Purpose::Resumed {
+            state.count(Counter::ScansResumed);
+        }
+        scan
+    }
+
+    /// The last candidate that this call or another one with the same text has tried.
+    fn tried(&self) -> Option<Cursor> {
+        self.progress().and_then(|progress| progress.tried(time()))
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.state.scans.with(&self.place, |table| table.find(&self.place))
+    }
+
+    /// Room for one hash.
+    fn wait(&self) -> Result<Room<'a>, Code> {
+        let left = settings::legacy_scan_time().saturating_sub(self.begun.elapsed());
+        // Who comes back has waited before.
+        let patience = match self.purpose {
+            Purpose::Resumed => left,
+            _ => left.min(settings::hash_queue_timeout()),
+        };
+        let room = if left > Duration::ZERO {
+            Room::wait(self.state, self.purpose, patience)
+        } else {
+            None
+        };
+        room.ok_or_else(|| {
+            self.update(|progress| progress.pause(time()));
+            self.state.count(Counter::ScansPaused);
+            Code::Overloaded
+        })
+    }
+
+    /// Changes what is remembered of the text.
+    fn update(&self, change: impl FnOnce(&mut Progress)) {
+        let now = time();
+        let mut change = Some(change);
+        let mut remember = || {
+            self.state.scans.with_room(&self.place, now, |table| {
+                table.entry_at(
+                    now,
+                    self.place,
+                    || Progress::new(now),
+                    |progress| {
+                        if let Some(change) = change.take() {
+                            change(progress);
+                        }
+                    },
+                )
+            })
+        };
+        // Those go first that would lose the fewest hashes: to push out a search, others have to
+        // hash more.
+        let mut worth = 0;
+        while remember().is_err() {
+            self.state.scans.each(|table| table.retain(|_, progress| progress.worth(now) > worth));
+            worth = 2 * worth + 1;
+        }
+    }
+}
+
+fn cursor(row: &Row) -> Option<Cursor> {
+    let prefix = row.text(Column::LegacyPrefix)?.len();
+    row.uuid(Column::KeyId).map(|key_id| Cursor::new(prefix, key_id))
+}
+
+fn time() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
