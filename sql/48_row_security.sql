@@ -197,7 +197,7 @@ BEGIN
     IF v_old IS NOT NULL AND NOT (SELECT relispartition FROM pg_class WHERE oid = p_table) THEN
         -- Compared as they are stored, which runs no code of a type's owner.
         EXECUTE format('CREATE OR REPLACE TRIGGER "~api_key_moves" BEFORE UPDATE ON %s FOR EACH ROW '
-            'WHEN (ROW(%s) OPERATOR(pg_catalog.*<>) ROW(%s)) EXECUTE FUNCTION api_key_internal.lock_moved_row()',
+            'WHEN (pg_catalog.record_image_ne(ROW(%s), ROW(%s))) EXECUTE FUNCTION api_key_internal.lock_moved_row()',
             p_table, v_old, replace(v_old, 'OLD.', 'NEW.'));
     END IF;
 END
@@ -309,8 +309,8 @@ SET extra_float_digits = 1 SET bytea_output = 'hex'
 AS $$
     SELECT coalesce(jsonb_object_agg(polname, jsonb_build_array(
         CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, polcmd, polroles = '{0}',
-        regexp_replace(pg_get_expr(polqual, polrelid), '\s+', ' ', 'g'),
-        regexp_replace(pg_get_expr(polwithcheck, polrelid), '\s+', ' ', 'g'))), '{}')
+        btrim(regexp_replace(pg_get_expr(polqual, polrelid), '\s+', ' ', 'g')),
+        btrim(regexp_replace(pg_get_expr(polwithcheck, polrelid), '\s+', ' ', 'g')))), '{}')
     FROM pg_policy WHERE polrelid = p_table AND polname = ANY (api_key_internal.our_policies(p_table, p_kind))
 $$;
 COMMENT ON FUNCTION api_key_internal.policy_definitions IS 'The policies of isolate_tenants (tenant) or protect_resource (resource) on a table, as PostgreSQL writes them.';

@@ -291,7 +291,11 @@ struct Lookup {
 enum Rule {
     /// No rule of ours, or another key's.
     Open,
-    Query { owner: pg_sys::Oid, text: CString, plan: pg_sys::SPIPlanPtr },
+    Query {
+        owner: pg_sys::Oid,
+        text: CString,
+        plan: pg_sys::SPIPlanPtr,
+    },
     /// The key is not in the catalog.
     Unknown,
 }
