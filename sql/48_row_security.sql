@@ -86,6 +86,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.parts IS 'A table, then its partitions and what inherits from it.';
 
+CREATE FUNCTION api_key_internal.wholes(p_table regclass) RETURNS SETOF regclass
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE wholes (oid) AS (
+        SELECT p_table::oid
+        UNION
+        SELECT inhparent FROM pg_inherits JOIN wholes ON inhrelid = wholes.oid
+    )
+    SELECT oid::regclass FROM wholes
+$$;
+COMMENT ON FUNCTION api_key_internal.wholes IS 'A table, and all that it is a partition of or inherits from.';
+
 CREATE FUNCTION api_key_internal.our_policies(p_table regclass, p_kind text = '(tenant|resource)') RETURNS text[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -109,12 +122,18 @@ $$;
 COMMENT ON FUNCTION api_key_internal.own_policies IS 'The permissive policies that an application has made itself.';
 
 -- In Rust (src/pg/references.rs). The name of its trigger sorts before those of foreign keys ("RI_..."),
--- so that it answers first, to a hidden row and to none alike. It runs with the rights of whoever
--- writes. Unlike the WITH CHECK of a policy it sees rows of the same statement, and may ask the
--- table itself.
+-- so that it answers first, to a hidden row and to none alike. Unlike the WITH CHECK of a policy it sees
+-- rows of the same statement, and may ask the table itself. What it has found it locks as PostgreSQL's
+-- own check does, so that it stays so.
 CREATE FUNCTION api_key_internal.check_references() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'check_references';
-COMMENT ON FUNCTION api_key_internal.check_references IS 'Answers a reference to a row that the writer may not read as if there were none.';
+COMMENT ON FUNCTION api_key_internal.check_references IS 'Answers a reference to a row that the rule of its table hides from the writer as if there were none.';
+
+-- In Rust (src/pg/references.rs). The name of its trigger sorts after those of the application, which
+-- may yet change the row.
+CREATE FUNCTION api_key_internal.lock_moved_row() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'lock_moved_row';
+COMMENT ON FUNCTION api_key_internal.lock_moved_row IS 'Has those who refer to a row wait while it becomes another''s.';
 
 CREATE FUNCTION api_key_internal.base_type(p_type oid) RETURNS oid
 LANGUAGE sql STABLE
@@ -135,30 +154,55 @@ CREATE FUNCTION api_key_internal.guard(p_table regclass) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_trigger name;
 BEGIN
     IF api_key_internal.our_policies(p_table) = '{}' THEN
         INSERT INTO api_key_internal.guarded_tables
         SELECT oid, relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = p_table
-        ON CONFLICT ("table") DO UPDATE
-            SET was_enabled = excluded.was_enabled, was_forced = excluded.was_forced;
+        -- Guarded before, and somebody has dropped the policies.
+        ON CONFLICT ("table") DO NOTHING;
     END IF;
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', p_table);
-    -- Before PostgreSQL's own triggers ("RI_..."), so that it answers first; and after them, when they
-    -- have locked the row that is referred to: it may be another one by then.
-    FOREACH v_trigger IN ARRAY ARRAY['API_KEY_references', 'api_key_references'] LOOP
-        -- A partition has them from its table.
-        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = p_table AND tgname = v_trigger AND tgenabled <> 'D'
-                       AND tgfoid = 'api_key_internal.check_references()'::regprocedure)
-        THEN
-            EXECUTE format('CREATE TRIGGER %I AFTER INSERT OR UPDATE ON %s FOR EACH ROW '
-                'EXECUTE FUNCTION api_key_internal.check_references()', v_trigger, p_table);
-        END IF;
-    END LOOP;
+    -- A partition has its triggers from its table. Replaced, a trigger is enabled again.
+    IF NOT (SELECT relispartition FROM pg_class WHERE oid = p_table) THEN
+        EXECUTE format('CREATE OR REPLACE TRIGGER "API_KEY_references" AFTER INSERT OR UPDATE ON %s FOR EACH ROW '
+            'EXECUTE FUNCTION api_key_internal.check_references()', p_table);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.guard IS 'Enables and forces row security, and remembers how it was.';
+
+CREATE FUNCTION api_key_internal.watch_moves(p_table regclass) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_old text;
+BEGIN
+    WITH policies AS (
+        SELECT p.oid, p.polrelid, p.polqual::text LIKE '%:varattno 0 %' AS of_whole_row
+        FROM api_key_internal.wholes(p_table) AS whole JOIN pg_policy AS p ON p.polrelid = whole
+        WHERE p.polname = ANY (api_key_internal.our_policies(whole))
+    ), columns AS (
+        SELECT a.attname, a.attgenerated <> '' AS is_generated FROM policies AS p
+        JOIN pg_depend AS d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+            AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid
+        JOIN pg_attribute AS a ON a.attrelid = p.polrelid AND a.attnum = d.refobjsubid AND a.attnum > 0
+    )
+    SELECT string_agg(format('OLD.%I', a.attname), ', ' ORDER BY a.attnum) INTO v_old
+    FROM pg_attribute AS a
+    -- Of a generated column any other may be the source.
+    WHERE a.attrelid = p_table AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+      AND (EXISTS (SELECT FROM columns WHERE is_generated OR columns.attname = a.attname)
+           OR EXISTS (SELECT FROM policies WHERE of_whole_row));
+    IF v_old IS NOT NULL AND NOT (SELECT relispartition FROM pg_class WHERE oid = p_table) THEN
+        -- Compared as they are stored, which runs no code of a type's owner.
+        EXECUTE format('CREATE OR REPLACE TRIGGER "~api_key_moves" BEFORE UPDATE ON %s FOR EACH ROW '
+            'WHEN (pg_catalog.record_image_ne(ROW(%s), ROW(%s))) EXECUTE FUNCTION api_key_internal.lock_moved_row()',
+            p_table, v_old, replace(v_old, 'OLD.', 'NEW.'));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.watch_moves IS 'Has a table lock the rows of which a column changes that our policies read.';
 
 CREATE FUNCTION api_key_internal.unguard(p_table regclass) RETURNS void
 LANGUAGE plpgsql
@@ -169,12 +213,14 @@ DECLARE
     v_trigger name;
 BEGIN
     IF api_key_internal.our_policies(p_table) <> '{}' THEN
+        PERFORM api_key_internal.watch_moves(p_table);
         RETURN;
     END IF;
     FOR v_trigger IN
         SELECT tgname FROM pg_trigger
         WHERE tgrelid = p_table AND tgparentid = 0
-          AND tgfoid = 'api_key_internal.check_references()'::regprocedure
+          AND tgfoid IN ('api_key_internal.check_references()'::regprocedure,
+                         'api_key_internal.lock_moved_row()'::regprocedure)
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', v_trigger, p_table);
     END LOOP;
@@ -188,15 +234,52 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.unguard IS 'Gives a table without policies of ours its row security as it was.';
 
+-- PostgREST answers 401 to PostgreSQL's own refusal of a row, if the request has no token. The two that
+-- follow are executable by everybody, as whoever writes a table executes its policies; nobody else can
+-- name them.
+CREATE FUNCTION api_key_internal.refuse_row() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF api_key.current_key_id() IS NOT NULL AND coalesce(current_setting('request.method', true), '') <> '' THEN
+        PERFORM api_key_internal.refuse('42501', 403, 'This API key may not write such a row.',
+            'The row would belong to another tenant, or to somebody else.',
+            'Write rows of the key''s own tenant and user.', 'ROW_NOT_ALLOWED');
+    END IF;
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.refuse_row IS 'False; in a request of PostgREST with a key, refuses the request (HTTP 403) before it says so.';
+
+-- Permissive policies are asked first. No other restriction is relied on: where it has been dropped or
+-- altered, nothing is left to it.
+CREATE FUNCTION api_key_internal.is_left_to(p_table regclass, p_restriction name) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT api_key.current_key_id() IS NOT NULL AND coalesce(current_setting('request.method', true), '') <> ''
+        AND EXISTS (
+            SELECT FROM pg_policy AS p JOIN pg_depend AS d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+            WHERE p.polrelid = p_table AND p.polname = p_restriction AND NOT p.polpermissive AND p.polroles = '{0}'
+              AND d.refclassid = 'pg_proc'::regclass
+              AND d.refobjid = 'api_key_internal.refuse_row()'::regprocedure)
+$$;
+COMMENT ON FUNCTION api_key_internal.is_left_to IS 'Whether a restrictive policy of ours will refuse the row that a permissive one of the same rule would.';
+
 CREATE FUNCTION api_key_internal.make_policy(
     p_table regclass, p_name text, p_kind text, p_command text, p_rule text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_else text := CASE WHEN p_kind = 'RESTRICTIVE' THEN 'api_key_internal.refuse_row()'
+        ELSE format('api_key_internal.is_left_to(%L, %L)', p_table,
+                    CASE WHEN p_name LIKE 'api\_key\_tenant%' THEN 'api_key_tenant' ELSE p_name || '_only' END) END;
 BEGIN
     EXECUTE format('CREATE POLICY %I ON %s AS %s FOR %s %s %s', p_name, p_table, p_kind, p_command,
         CASE WHEN p_command <> 'INSERT' THEN format('USING (%s)', p_rule) END,
-        CASE WHEN p_command IN ('ALL', 'INSERT', 'UPDATE') THEN format('WITH CHECK (%s)', p_rule) END);
+        CASE WHEN p_command IN ('ALL', 'INSERT', 'UPDATE') THEN format('WITH CHECK (CASE WHEN %s THEN true ELSE %s END)', p_rule, v_else) END);
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.make_policy IS 'Makes a policy by which a rule holds for the rows that a command reads and for those that it writes.';
@@ -216,6 +299,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.drop_policies IS 'Drops the policies of isolate_tenants (tenant) or protect_resource (resource), and tells which.';
+
+CREATE FUNCTION api_key_internal.policy_definitions(p_table regclass, p_kind text) RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+-- What constants are written by.
+SET quote_all_identifiers = off SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
+SET extra_float_digits = 1 SET bytea_output = 'hex'
+AS $$
+    SELECT coalesce(jsonb_object_agg(polname, jsonb_build_array(
+        CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, polcmd, polroles = '{0}',
+        btrim(regexp_replace(pg_get_expr(polqual, polrelid), '\s+', ' ', 'g')),
+        btrim(regexp_replace(pg_get_expr(polwithcheck, polrelid), '\s+', ' ', 'g')))), '{}')
+    FROM pg_policy WHERE polrelid = p_table AND polname = ANY (api_key_internal.our_policies(p_table, p_kind))
+$$;
+COMMENT ON FUNCTION api_key_internal.policy_definitions IS 'The policies of isolate_tenants (tenant) or protect_resource (resource) on a table, as PostgreSQL writes them.';
 
 -- Ways past policies that PostgreSQL leaves open.
 CREATE FUNCTION api_key_internal.ways_past_policies(p_table regclass, p_columns name[]) RETURNS jsonb

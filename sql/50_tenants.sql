@@ -1,6 +1,12 @@
 -- As guarded_tables, for what only tenants change.
 CREATE TABLE api_key_internal.isolated_tables (
     "table" regclass PRIMARY KEY,
+    -- As it was called then: the policies know it by number, as long as they are there.
+    "column" name NOT NULL,
+    -- What the table was called; NULL for partitions, which may go without a word.
+    name text,
+    -- Whether there are permissive policies of ours.
+    permits boolean NOT NULL,
     -- NULL if the column had none.
     default_before text,
     -- NULL if there was one. By its name, because a dump makes indexes after it has filled tables.
@@ -22,7 +28,16 @@ AS $$
     WHERE p.polrelid = p_table AND p.polname = 'api_key_tenant'
     LIMIT 1
 $$;
-COMMENT ON FUNCTION api_key_internal.tenant_column IS 'The column by which a table is isolated; NULL if it is not.';
+COMMENT ON FUNCTION api_key_internal.tenant_column IS 'The column of the policy by which a table is isolated; NULL without one.';
+
+CREATE FUNCTION api_key_internal.isolated_by(p_table regclass) RETURNS name
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(api_key_internal.tenant_column(p_table),
+        (SELECT "column" FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table))
+$$;
+COMMENT ON FUNCTION api_key_internal.isolated_by IS 'The column by which a table is isolated, or was until somebody dropped the policy; NULL if it is not.';
 
 CREATE FUNCTION api_key_internal.column_default(p_table regclass, p_column name) RETURNS text
 LANGUAGE sql STABLE
@@ -60,20 +75,18 @@ DECLARE
     v_index name;
     -- What was permitted by us before stays so, whatever policies the application has added since.
     v_permit boolean := api_key_internal.own_policies(p_table) = '{}'
-        OR 'api_key_tenant_select' = ANY (api_key_internal.our_policies(p_table, 'tenant'));
+        OR 'api_key_tenant_select' = ANY (api_key_internal.our_policies(p_table, 'tenant'))
+        OR EXISTS (SELECT FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table AND i.permits);
 BEGIN
-    IF api_key_internal.tenant_column(p_table) IS NULL
-        OR NOT EXISTS (SELECT FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table)
-    THEN
-        v_default := api_key_internal.column_default(p_table, p_column);
-        IF v_default = 'api_key.current_tenant_id()' AND p_table <> p_whole THEN
-            -- A partition that was made since has ours from its table.
-            SELECT i.default_before INTO v_default FROM api_key_internal.isolated_tables AS i
-            WHERE i."table" = p_whole;
-        END IF;
-        INSERT INTO api_key_internal.isolated_tables VALUES (p_table, v_default)
-        ON CONFLICT ("table") DO UPDATE SET default_before = excluded.default_before, index_made = NULL;
+    v_default := api_key_internal.column_default(p_table, p_column);
+    IF v_default = 'api_key.current_tenant_id()' THEN
+        -- A partition that was made since has ours from its table.
+        v_default := (SELECT i.default_before FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_whole);
     END IF;
+    INSERT INTO api_key_internal.isolated_tables ("table", "column", name, permits, default_before)
+    VALUES (p_table, p_column, CASE WHEN p_table = p_whole THEN p_table::text END, v_permit, v_default)
+    -- Isolated before: what was before that is known.
+    ON CONFLICT ("table") DO UPDATE SET "column" = excluded."column", name = excluded.name, permits = excluded.permits;
     PERFORM api_key_internal.guard(p_table);
     PERFORM api_key_internal.drop_policies(p_table, 'tenant');
     -- Restrictive: whatever policies there are besides, no other tenant's row gets through.
@@ -84,6 +97,7 @@ BEGIN
                 p_table, 'api_key_tenant_' || lower(v_command), 'PERMISSIVE', v_command, v_own);
         END LOOP;
     END IF;
+    PERFORM api_key_internal.watch_moves(p_table);
     EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I SET DEFAULT api_key.current_tenant_id()',
         p_table, p_column);
     IF api_key_internal.index_on(p_table, p_column) IS NULL THEN
@@ -114,6 +128,10 @@ BEGIN
             DETAIL = format('It is isolated by %I.', v_column),
             HINT = format('SELECT api_key.remove_tenant_isolation(%L);', p_table);
     END IF;
+    -- Of tables that are gone: partitions, and one of this name that was made anew.
+    DELETE FROM api_key_internal.isolated_tables AS i
+    WHERE i."table" NOT IN (SELECT oid FROM pg_class) AND (i.name IS NULL OR i.name = p_table::text);
+    DELETE FROM api_key_internal.guarded_tables AS g WHERE g."table" NOT IN (SELECT oid FROM pg_class);
     FOR v_part IN SELECT api_key_internal.parts(p_table) LOOP
         PERFORM api_key_internal.isolate(v_part, p_column, p_table);
     END LOOP;
@@ -143,7 +161,7 @@ $$;
 COMMENT ON FUNCTION api_key.isolate_tenants IS
 $$Lets each tenant's keys see and change only that tenant's rows of a table, and tells what it did and what it cannot see to.
 
-p_column: holds the tenant, a uuid. Enables and forces row security; makes policies for SELECT, INSERT, UPDATE and DELETE (where the table has permissive policies of its own, only a restrictive one beside them), the default of the column and, if there is none, an index; partitions alike. Foreign keys to isolated tables are checked so that a row of another tenant is like none (23503): whoever writes needs SELECT on the columns they refer to. Without a key nothing is seen. Roles with BYPASSRLS and superusers see all.
+p_column: holds the tenant, a uuid. Enables and forces row security; makes policies for SELECT, INSERT, UPDATE and DELETE (where the table has permissive policies of its own, only a restrictive one beside them), the default of the column and, if there is none, an index; partitions alike. Foreign keys to isolated tables are checked so that a row of another tenant is like none (23503). Without a key nothing is seen. Roles with BYPASSRLS and superusers see all.
 Result: {table, column, row_security, policies, own_policies, default, index, index_made, not_null: false if rows may belong to nobody, partitions, foreign_keys: those checked, with what they refer to, unique_without_tenant: [{index, columns, guessable}], views, privileges, referenced_by}. The last four are ways to learn of other tenants' rows in spite of policies: unique indexes tell that a value is taken (guessable: others may choose it, and it is not random), views read as their owner, privileges TRUNCATE, REFERENCES and TRIGGER, tables that refer here without being isolated.
 Called again it does what is left to do, as for new partitions. Called by the owner of the extension or a superuser; locks the table. Errors: 22023, 55000 isolated by another column.$$;
 
@@ -159,15 +177,23 @@ DECLARE
     v_policies text[];
     v_result jsonb;
 BEGIN
+    DELETE FROM api_key_internal.isolated_tables AS i
+    WHERE i."table" = p_table AND i."table" NOT IN (SELECT oid FROM pg_class)
+    RETURNING jsonb_build_object('table', i.name, 'column', i."column", 'policies_dropped', '{}'::text[],
+        'default', NULL, 'index_dropped', NULL, 'row_security', NULL) INTO v_result;
+    IF FOUND THEN
+        PERFORM api_key_internal.audit('tenant_isolation_removed', NULL, NULL, NULL, v_result);
+        RETURN v_result;
+    END IF;
     PERFORM api_key_internal.check_table(p_table);
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p_table);
-    IF api_key_internal.tenant_column(p_table) IS NULL THEN
+    IF api_key_internal.isolated_by(p_table) IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_table',
             DETAIL = format('%s is not isolated.', p_table),
             HINT = 'Name a table that isolate_tenants was called for.';
     END IF;
     FOR v_part IN SELECT api_key_internal.parts(p_table) LOOP
-        v_column := api_key_internal.tenant_column(v_part);
+        v_column := api_key_internal.isolated_by(v_part);
         CONTINUE WHEN v_column IS NULL;
         v_policies := api_key_internal.drop_policies(v_part, 'tenant');
         v_before := NULL;
@@ -204,5 +230,5 @@ $$;
 COMMENT ON FUNCTION api_key.remove_tenant_isolation IS
 $$Undoes isolate_tenants: row security, default and indexes are again as they were before it.
 
-A default that was changed since stays, and so does row security as long as protect_resource needs it. Result: {table, column, policies_dropped, default, index_dropped, row_security: disabled, enabled or forced}.
+A default that was changed since stays, and so does row security as long as protect_resource needs it. Result: {table, column, policies_dropped, default, index_dropped, row_security: disabled, enabled or forced}. Of a table that is gone, named by its number as in api_key.protection, it forgets that it was isolated.
 Called by the owner of the extension or a superuser; locks the table. Errors: 22023.$$;

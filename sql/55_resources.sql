@@ -6,7 +6,11 @@ CREATE TABLE api_key_internal.resources (
     tenant_column name,
     -- As PostgreSQL writes it, with qualified names.
     public_when text,
-    protected boolean NOT NULL DEFAULT false
+    protected boolean NOT NULL DEFAULT false,
+    -- Whether there are permissive policies of ours.
+    permits boolean NOT NULL DEFAULT false,
+    -- Those of the table as protect_resource has made them, to be compared.
+    policies jsonb NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE api_key_internal.resources IS 'Resources as defined by define_resource.';
 CREATE UNIQUE INDEX resources_protected ON api_key_internal.resources ("table") WHERE protected;
@@ -21,27 +25,28 @@ $$Resources as defined by define_resource.
 
 protected: whether the table has policies of protect_resource.$$;
 
--- The rule, for policies and for authorize alike.
-CREATE FUNCTION api_key_internal.resource_rule(p_resource api_key_internal.resources, p_read boolean)
+-- The rule, for policies, authorize and references alike. p_identity: how tenant, user, key and the
+-- scope admin are asked for.
+CREATE FUNCTION api_key_internal.resource_rule(
+    p_resource api_key_internal.resources, p_read boolean,
+    p_identity text[] = ARRAY['(SELECT api_key.current_tenant_id())', '(SELECT api_key.current_user_id())',
+        '(SELECT api_key.current_api_key() ->> ''resource_id'')', '(SELECT api_key.has_scope(''admin''))'])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     -- A key that is bound to a resource is for no other.
-    SELECT format('((SELECT api_key.current_api_key() ->> ''resource_id'') IS NULL'
-                  ' OR %I::text = (SELECT api_key.current_api_key() ->> ''resource_id'')) AND (',
-                  p_resource.id_column)
+    SELECT format('(%1$s IS NULL OR %2$I::text = %1$s) AND (', p_identity[3], p_resource.id_column)
         || concat_ws(' OR ',
             CASE WHEN p_read THEN '(' || p_resource.public_when || ')' END,
             CASE WHEN p_resource.owner_column IS NOT NULL THEN
-                format('%I = (SELECT api_key.current_user_id())', p_resource.owner_column) || CASE
+                format('%I = %s', p_resource.owner_column, p_identity[2]) || CASE
                     WHEN p_resource.tenant_column IS NOT NULL THEN
-                        format(' AND (%1$I IS NULL OR %1$I = (SELECT api_key.current_tenant_id()))',
-                               p_resource.tenant_column)
+                        format(' AND (%1$I IS NULL OR %1$I = %2$s)', p_resource.tenant_column, p_identity[1])
                     ELSE '' END
             END,
-            '(SELECT api_key.has_scope(''admin''))' || CASE WHEN p_resource.tenant_column IS NOT NULL THEN
-                format(' AND %I = (SELECT api_key.current_tenant_id())', p_resource.tenant_column) ELSE '' END)
+            p_identity[4] || CASE WHEN p_resource.tenant_column IS NOT NULL THEN
+                format(' AND %I = %s', p_resource.tenant_column, p_identity[1]) ELSE '' END)
         || ')'
 $$;
 COMMENT ON FUNCTION api_key_internal.resource_rule IS 'Who may read a row of a resource, or do all else to it, as a condition on the row.';
@@ -253,7 +258,8 @@ BEGIN
     VALUES (p_type, p_table, p_id_column, p_owner_column, p_tenant_column, p_public_when)
     ON CONFLICT (type) DO UPDATE SET
         "table" = excluded."table", id_column = excluded.id_column, owner_column = excluded.owner_column,
-        tenant_column = excluded.tenant_column, public_when = excluded.public_when;
+        tenant_column = excluded.tenant_column, public_when = excluded.public_when,
+        permits = r.permits AND r."table" = excluded."table";
     PERFORM api_key_internal.audit('resource_defined', NULL, NULL, NULL, (
         SELECT to_jsonb(r) - 'protected' FROM api_key.resources AS r WHERE r.type = p_type));
     IF v_protected THEN
@@ -265,7 +271,7 @@ COMMENT ON FUNCTION api_key.define_resource IS
 $$Defines a type of resource, the rows of a table, for authorize and protect_resource; or redefines it.
 
 The rule: where p_public_when holds, anyone may read; whoever p_owner_column names (if the row has a tenant, within it) may do all; keys with the scope admin (where there is p_tenant_column, of the same tenant) may do all; all else is refused. A key that is bound to a resource (resource_id) is for that one only.
-p_id_column: unique, alone or with the tenant; if with it, several rows may have the id, and who may do something to one of them is authorized, so filter by the tenant as well. p_owner_column: a uuid, NULL if rows have no owners. p_tenant_column: a uuid. p_public_when: a condition as in WHERE without subqueries, such as 'published'; it is evaluated with the rights of the caller, for administrators with those of the table's owner.
+p_id_column: unique, alone or with the tenant; if with it, several rows may have the id, and who may do something to one of them is authorized, so filter by the tenant as well. p_owner_column: a uuid, NULL if rows have no owners. p_tenant_column: a uuid. p_public_when: a condition as in WHERE without subqueries, such as 'published'; it is evaluated with the rights of the caller; for administrators, and when a foreign key refers to a row, with those of the table's owner.
 Called by the owner of the extension or a superuser; locks the table. Errors: 22023.$$;
 
 CREATE FUNCTION api_key.remove_resource(p_type text) RETURNS boolean
@@ -304,7 +310,8 @@ DECLARE
     v_result jsonb;
     -- What was permitted by us before stays so, whatever policies the application has added since.
     v_permit boolean := api_key_internal.own_policies(v_table) = '{}'
-        OR 'api_key_resource_select' = ANY (api_key_internal.our_policies(v_table, 'resource'));
+        OR 'api_key_resource_select' = ANY (api_key_internal.our_policies(v_table, 'resource'))
+        OR v_resource.permits;
 BEGIN
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', v_table);
     IF EXISTS (SELECT FROM api_key_internal.resources AS r
@@ -333,7 +340,12 @@ BEGIN
                 v_kind, v_command, v_rule);
         END LOOP;
     END LOOP;
-    UPDATE api_key_internal.resources AS r SET protected = true WHERE r.type = p_type;
+    FOR v_part IN SELECT api_key_internal.parts(v_table) LOOP
+        PERFORM api_key_internal.watch_moves(v_part);
+    END LOOP;
+    UPDATE api_key_internal.resources AS r
+    SET protected = true, permits = v_permit, policies = api_key_internal.policy_definitions(v_table, 'resource')
+    WHERE r.type = p_type;
 
     v_ways := api_key_internal.ways_past_policies(v_table, ARRAY[v_resource.owner_column]);
     v_result := jsonb_build_object(

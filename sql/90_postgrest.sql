@@ -95,7 +95,8 @@ BEGIN
             HINT = format('ALTER DATABASE %I SET api_key.authenticated_role = %L;',
                           current_database(), p_authenticated);
     END IF;
-    EXECUTE format('GRANT SELECT ON api_key.audit_log, api_key.stats, api_key.legacy_hash_progress, api_key.rate_limits, api_key.resources TO %I', p_service);
+    EXECUTE format('GRANT SELECT ON api_key.audit_log, api_key.stats, api_key.legacy_hash_progress, api_key.rate_limits, api_key.resources, api_key.protection TO %I', p_service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION api_key_internal.unprotected() TO %I', p_service);
 END
 $$;
 COMMENT ON FUNCTION api_key.setup_postgrest IS
@@ -140,3 +141,9 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- Whoever adds a partition to a guarded table clones its triggers, and whoever writes the table executes
+-- its policies. Only a trigger can call the first two, and nobody can name the others, without USAGE on
+-- the schema.
+GRANT EXECUTE ON FUNCTION api_key_internal.check_references(), api_key_internal.lock_moved_row(),
+    api_key_internal.refuse_row(), api_key_internal.is_left_to(regclass, name) TO PUBLIC;

@@ -66,7 +66,7 @@ pub fn is_set() -> bool {
 }
 
 /// What is asked of the identity of the transaction, if there is one.
-fn current<R>(ask: impl FnOnce(&Identity) -> Option<R>) -> Option<R> {
+pub fn current<R>(ask: impl FnOnce(&Identity) -> Option<R>) -> Option<R> {
     HELD.with_borrow(|held| held.last().and_then(|(_, identity)| ask(identity)))
 }
 

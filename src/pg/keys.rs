@@ -63,11 +63,12 @@ pub fn operating_system_rng() -> impl rand::CryptoRng {
 }
 
 /// Whether PostgreSQL runs code of a table's owner with that owner's rights (ANALYZE, REINDEX,
-/// REFRESH MATERIALIZED VIEW), while the session is someone else's.
+/// REFRESH MATERIALIZED VIEW, and what it does itself for foreign keys), while the session is someone
+/// else's.
 #[pg_extern(sql = false)]
 fn in_restricted_operation() -> bool {
     // SAFETY: reads this process's security context.
-    unsafe { pg_sys::InSecurityRestrictedOperation() }
+    unsafe { pg_sys::InSecurityRestrictedOperation() || pg_sys::InNoForceRLSOperation() }
 }
 
 /// Active keys of a user in a tier, under a snapshot of this moment.

@@ -60,6 +60,8 @@ extension_sql_file!(
 );
 extension_sql_file!("../../sql/50_tenants.sql", name = "tenants", requires = ["row_security"]);
 extension_sql_file!("../../sql/55_resources.sql", name = "resources", requires = ["tenants"]);
+extension_sql_file!("../../sql/57_references.sql", name = "references", requires = ["resources"]);
+extension_sql_file!("../../sql/58_protection.sql", name = "protection", requires = ["references"]);
 extension_sql_file!("../../sql/90_postgrest.sql", name = "postgrest", finalize);
 
 /// Called by PostgreSQL when it loads the library.

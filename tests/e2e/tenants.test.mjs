@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { before, describe, it } from 'node:test'
-import { call, issue, useCluster, value } from './harness.mjs'
+import { call, issue, until, useCluster, value } from './harness.mjs'
 
 const AUTHORS = 3
 const BOOKS = 4
@@ -321,6 +321,48 @@ describe('two tenants', () => {
     }
   })
 
+  describe('rows of another tenant', () => {
+    const refused = ([, them], author) => [
+      { method: 'POST', path: '/authors', body: { tenant_id: them.id, name: 'new' } },
+      { method: 'POST', path: '/authors', body: { tenant_id: them.id, name: 'new' }, prefer: 'return=minimal' },
+      { method: 'POST', path: '/authors', body: [{ name: 'good' }, { tenant_id: them.id, name: 'new' }], prefer: representation },
+      { method: 'POST', path: '/authors?columns=tenant_id,name', body: { tenant_id: null, name: 'new' } },
+      { method: 'POST', path: '/authors?on_conflict=tenant_id,name', body: { tenant_id: them.id, name: 'new' }, prefer: upsert('merge-duplicates') },
+      { method: 'POST', path: '/authors?on_conflict=tenant_id,name', body: { tenant_id: them.id, name: 'new' }, prefer: upsert('ignore-duplicates') },
+      { method: 'PATCH', path: `/authors?id=eq.${author}`, body: { tenant_id: them.id } },
+      { method: 'PATCH', path: '/books', body: { tenant_id: them.id }, prefer: representation },
+      { method: 'PUT', path: `/books?tenant_id=eq.${them.id}&isbn=eq.new`, body: { tenant_id: them.id, isbn: 'new', title: 'new' } },
+      { method: 'POST', path: '/rpc/add_author', body: { p_tenant: them.id } },
+      { method: 'POST', path: '/rpc/add_author_as_owner', body: { p_tenant: them.id } },
+    ]
+
+    before(() => owner.query(`SET ROLE app_owner;
+      CREATE FUNCTION app.add_author(p_tenant uuid) RETURNS void LANGUAGE sql AS
+        $$INSERT INTO app.authors (tenant_id, name) VALUES (p_tenant, 'rpc')$$;
+      CREATE FUNCTION app.add_author_as_owner(p_tenant uuid) RETURNS void LANGUAGE sql SECURITY DEFINER AS
+        $$INSERT INTO app.authors (tenant_id, name) VALUES (p_tenant, 'rpc')$$;
+      RESET ROLE; NOTIFY pgrst, 'reload schema'`))
+
+    it('are refused with 403 and a body that says why, in every way of writing them', async () => {
+      const [me] = tenants
+      await until('the new functions', async () => (await send(me.key, { method: 'POST', path: '/rpc/add_author', body: { p_tenant: me.id } })).status === 204)
+      await reset(me)
+      for (const request of refused(tenants, me.rows.authors[0].id)) {
+        const { status, body } = await send(me.key, request)
+        assert.equal(status, 403, `${request.method} ${request.path} ${status} ${body}`)
+        const { code, message, details, hint } = JSON.parse(body)
+        assert.deepEqual([code, message], ['ROW_NOT_ALLOWED', 'This API key may not write such a row.'])
+        assert.ok(details && hint)
+      }
+    })
+
+    it('are refused by PostgreSQL where no key acts, with 401 as ever', async () => {
+      const answer = await fetch(`${url}/authors`, { method: 'POST', body: JSON.stringify({ tenant_id: tenants[0].id, name: 'new' }), headers: { 'Content-Type': 'application/json' } })
+      assert.equal(answer.status, 401)
+      assert.equal((await answer.json()).code, '42501')
+    })
+  })
+
   it('are told apart by warnings where PostgreSQL cannot keep them apart', () => {
     assert.deepEqual(results.books.unique_without_tenant, [])
     assert.deepEqual(results.reviews.unique_without_tenant.map(({ guessable }) => guessable), [false])
@@ -388,6 +430,22 @@ describe('two tenants', () => {
       assert.equal(JSON.parse((await edit('colleague', 'secret')).body).code, 'NOT_FOUND')
       assert.equal(JSON.parse((await edit('colleague', 'open')).body).code, 'NOT_ALLOWED')
       assert.equal(JSON.parse((await edit('bound', 'secret')).body).code, 'RESOURCE_MISMATCH')
+    })
+
+    it('are not written for somebody else: 403', async () => {
+      const post = async (who, body) => {
+        const answer = await send(keys[who], { method: 'POST', path: '/documents', body, prefer: 'return=minimal' })
+        return [answer.status, answer.body && JSON.parse(answer.body).code]
+      }
+      const [amber, birch] = tenants
+      const other = { owner_id: randomUUID(), tenant_id: amber.id }
+      assert.deepEqual(await post('colleague', other), [403, 'ROW_NOT_ALLOWED'])
+      assert.deepEqual(await post('colleague', [other, other]), [403, 'ROW_NOT_ALLOWED'])
+      assert.deepEqual(await post('admin', { ...other, tenant_id: birch.id }), [403, 'ROW_NOT_ALLOWED'])
+      assert.deepEqual(await post('admin', other), [201, ''])
+      const given = await send(keys.admin, { method: 'PATCH', path: `/documents?id=eq.${documents.secret}`, body: { tenant_id: birch.id } })
+      assert.equal(given.status, 403, given.body)
+      await owner.query('DELETE FROM app.documents WHERE owner_id = $1', [other.owner_id])
     })
 
     it('are read by anyone when they are public, and written by none but owner and admin', async () => {

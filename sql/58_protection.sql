@@ -1,0 +1,173 @@
+-- What became of the tables that isolate_tenants and protect_resource were called for: tools that bring a
+-- schema up to date drop what they do not know, and new partitions have no policies yet.
+
+CREATE FUNCTION api_key_internal.tenant_policies(p_table regclass, p_column name, p_permits boolean) RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_object_agg(name, jsonb_build_array(kind, command, true,
+        CASE WHEN command <> 'a' THEN rule END,
+        CASE WHEN command IN ('*', 'a', 'w') THEN format('CASE WHEN %s THEN true ELSE %s END', rule, otherwise) END))
+    FROM format('(%I = ( SELECT api_key.current_tenant_id() AS current_tenant_id))', p_column) AS rule,
+        (VALUES ('api_key_tenant', 'RESTRICTIVE', '*'), ('api_key_tenant_select', 'PERMISSIVE', 'r'),
+                ('api_key_tenant_insert', 'PERMISSIVE', 'a'), ('api_key_tenant_update', 'PERMISSIVE', 'w'),
+                ('api_key_tenant_delete', 'PERMISSIVE', 'd')) AS p (name, kind, command),
+        LATERAL (SELECT CASE kind WHEN 'RESTRICTIVE' THEN 'api_key_internal.refuse_row()'
+            ELSE format('api_key_internal.is_left_to(%L::regclass, ''api_key_tenant''::name)', p_table) END) AS o (otherwise)
+    WHERE p_permits OR kind = 'RESTRICTIVE'
+$$;
+COMMENT ON FUNCTION api_key_internal.tenant_policies IS 'The policies that isolate_tenants makes, as policy_definitions would give them.';
+
+-- What guard and watch_moves have done is there, and so are the policies.
+CREATE FUNCTION api_key_internal.missing(p_table regclass, p_kind text, p_policies jsonb) RETURNS SETOF text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'row security' FROM pg_class WHERE oid = p_table AND NOT relrowsecurity
+    UNION ALL
+    SELECT 'forced row security' FROM pg_class WHERE oid = p_table AND NOT relforcerowsecurity
+    UNION ALL
+    SELECT format('policy %s', key)
+    FROM jsonb_each(p_policies) AS expected
+    LEFT JOIN jsonb_each(api_key_internal.policy_definitions(p_table, p_kind)) AS found USING (key)
+    WHERE found.value IS DISTINCT FROM expected.value
+    UNION ALL
+    SELECT format('trigger %s', name)
+    FROM (VALUES ('API_KEY_references', 'api_key_internal.check_references()'::regprocedure),
+                 ('~api_key_moves', 'api_key_internal.lock_moved_row()'::regprocedure)) AS expected (name, function)
+    WHERE NOT EXISTS (
+        SELECT FROM pg_trigger
+        WHERE tgrelid = p_table AND tgname = name AND tgfoid = function AND tgenabled IN ('O', 'A'))
+$$;
+COMMENT ON FUNCTION api_key_internal.missing IS 'What a table lacks of row security, policies of a kind and triggers.';
+
+CREATE FUNCTION api_key_internal.column_of_type(p_table regclass, p_column name, p_uuid boolean) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_column IS NULL OR EXISTS (
+        SELECT FROM pg_attribute
+        WHERE attrelid = p_table AND attname = p_column AND attnum > 0 AND NOT attisdropped
+          AND (atttypid = 'uuid'::regtype AND attgenerated = '' OR NOT p_uuid))
+$$;
+COMMENT ON FUNCTION api_key_internal.column_of_type IS 'Whether check_column would take a column; true for NULL.';
+
+CREATE FUNCTION api_key_internal.unprotected()
+RETURNS TABLE ("table" text, protected_by text, missing text[], hint text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_whole regclass;
+    v_part regclass;
+    v_column name;
+    v_isolated api_key_internal.isolated_tables;
+    v_resource api_key_internal.resources;
+    v_seen regclass[] := '{}';
+BEGIN
+    protected_by := 'tenants';
+    FOR v_isolated IN
+        SELECT * FROM api_key_internal.isolated_tables AS i
+        WHERE i."table" NOT IN (SELECT oid FROM pg_class) AND i.name IS NOT NULL
+        ORDER BY i.name
+    LOOP
+        "table" := v_isolated.name;
+        missing := ARRAY['table'];
+        hint := CASE WHEN to_regclass(v_isolated.name) IS NULL
+            THEN format('SELECT api_key.remove_tenant_isolation(%s);', v_isolated."table"::oid)
+            ELSE format('SELECT api_key.isolate_tenants(%L, %L);', v_isolated.name, v_isolated."column") END;
+        RETURN NEXT;
+    END LOOP;
+    -- Also where the policies are there but the registry is not: one schema of a dump.
+    FOR v_whole IN
+        SELECT DISTINCT whole FROM (
+            SELECT i."table" FROM api_key_internal.isolated_tables AS i
+            UNION SELECT polrelid FROM pg_policy WHERE polname = 'api_key_tenant') AS t ("table"),
+            api_key_internal.wholes(t."table") AS whole
+        WHERE EXISTS (SELECT FROM pg_class WHERE oid = t."table")
+          AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = whole)
+    LOOP
+        FOR v_part IN SELECT api_key_internal.parts(v_whole) LOOP
+            SELECT * INTO v_isolated FROM api_key_internal.isolated_tables AS i
+            WHERE i."table" IN (SELECT api_key_internal.wholes(v_part))
+            ORDER BY i."table" = v_part DESC LIMIT 1;
+            v_column := coalesce(api_key_internal.tenant_column(v_part), api_key_internal.tenant_column(v_whole),
+                                 v_isolated."column");
+            -- Beside it there may be what is not isolated.
+            CONTINUE WHEN v_column IS NULL OR v_part = ANY (v_seen);
+            v_seen := v_seen || v_part;
+            -- Renamed, the column is still that of the policies; the policy of another one is not ours.
+            IF api_key_internal.column_of_type(v_part, v_isolated."column", false) AND v_isolated."column" IS NOT NULL THEN
+                v_column := v_isolated."column";
+            END IF;
+            "table" := v_part::text;
+            missing := ARRAY(
+                SELECT format('column %I of type uuid', v_column)
+                WHERE NOT api_key_internal.column_of_type(v_part, v_column, true)
+                UNION ALL
+                SELECT format('default of %I', v_column)
+                WHERE api_key_internal.column_default(v_part, v_column) IS DISTINCT FROM 'api_key.current_tenant_id()'
+                UNION ALL
+                SELECT api_key_internal.missing(v_part, 'tenant', api_key_internal.tenant_policies(v_part, v_column,
+                    CASE WHEN v_isolated."table" = v_part THEN v_isolated.permits
+                         ELSE api_key_internal.own_policies(v_part) = '{}' END))
+                UNION ALL
+                SELECT 'registration' WHERE v_isolated."table" IS NULL);
+            hint := NULL;
+            IF missing <> '{}' THEN
+                hint := format('SELECT api_key.isolate_tenants(%L, %L);', v_whole, v_column);
+                IF NOT api_key_internal.column_of_type(v_part, v_column, false) THEN
+                    hint := format('ALTER TABLE %s ADD COLUMN %I uuid; ', v_whole, v_column) || hint;
+                ELSIF NOT api_key_internal.column_of_type(v_part, v_column, true) THEN
+                    hint := format('ALTER TABLE %s ALTER COLUMN %I TYPE uuid USING %2$I::uuid; ', v_whole, v_column) || hint;
+                END IF;
+            END IF;
+            RETURN NEXT;
+        END LOOP;
+    END LOOP;
+
+    FOR v_resource IN SELECT * FROM api_key_internal.resources AS r WHERE r.protected ORDER BY r.type LOOP
+        protected_by := format('resource %s', v_resource.type);
+        IF NOT EXISTS (SELECT FROM pg_class WHERE oid = v_resource."table") THEN
+            "table" := v_resource."table"::text;
+            missing := ARRAY['table'];
+            hint := format('SELECT api_key.remove_resource(%L);', v_resource.type);
+            RETURN NEXT;
+        END IF;
+        FOR v_part IN SELECT api_key_internal.parts(v_resource."table") LOOP
+            "table" := v_part::text;
+            missing := ARRAY(
+                SELECT format('column %I%s', name, CASE WHEN is_uuid THEN ' of type uuid' END)
+                FROM (VALUES (v_resource.id_column, false), (v_resource.owner_column, true),
+                             (v_resource.tenant_column, true)) AS c (name, is_uuid)
+                WHERE NOT api_key_internal.column_of_type(v_part, name, is_uuid)
+                UNION ALL
+                SELECT format('unique index of %I', v_resource.id_column)
+                WHERE v_part = v_resource."table" AND api_key_internal.id_operator(
+                    v_part, v_resource.id_column, v_resource.tenant_column) IS NULL);
+            hint := NULL;
+            IF missing <> '{}' THEN
+                hint := format('SELECT api_key.define_resource(%L, %L, %L, %L, %L, %L); with the columns as they are now',
+                    v_resource.type, v_resource."table", v_resource.id_column, v_resource.owner_column,
+                    v_resource.tenant_column, v_resource.public_when);
+            END IF;
+            missing := missing || ARRAY(SELECT api_key_internal.missing(v_part, 'resource',
+                CASE WHEN v_part = v_resource."table" THEN v_resource.policies
+                     ELSE '{"api_key_resource_part": ["RESTRICTIVE", "*", true, "false", null]}' END));
+            IF missing <> '{}' AND hint IS NULL THEN
+                hint := format('SELECT api_key.protect_resource(%L);', v_resource.type);
+            END IF;
+            RETURN NEXT;
+        END LOOP;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.unprotected IS 'What api_key.protection shows.';
+
+CREATE VIEW api_key.protection AS
+SELECT "table", protected_by, missing, hint FROM api_key_internal.unprotected();
+COMMENT ON VIEW api_key.protection IS
+$$Tables that isolate_tenants or protect_resource was called for, their partitions and what inherits from them, and what they lack by now.
+
+protected_by: tenants, or resource and its type. missing: what is gone, disabled or not as it was made: row security, forced row security, policies, triggers, the default, a column, the table; empty if all is there. hint: the statement that mends it, NULL if nothing is missing. Check it after each migration:
+SELECT * FROM api_key.protection WHERE missing <> '{}';$$;
