@@ -155,7 +155,7 @@ export class Server {
 
   async #compile() {
     const [include, lib, bindir] =
-      (await run(this.#env.PG_CONFIG, ['--includedir', '--libdir', '--bindir'])).trim().split('\n')
+      (await run(PG_CONFIG, ['--includedir', '--libdir', '--bindir'])).trim().split('\n')
     this.#bindir = bindir
     const compile = async (program, lacks, ...args) => {
       try {
