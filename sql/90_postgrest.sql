@@ -42,6 +42,7 @@ DECLARE
         'api_key.import_api_key_hash(text, text, uuid, text, text, text, text, text[], uuid, text, text, text, timestamptz, timestamptz, inet[], jsonb, boolean, timestamptz)',
         'api_key.import_api_keys(regclass, jsonb, text)',
         'api_key.import_key_rows(jsonb, text, text, bigint)',
+        'api_key.read_key_rows(regclass, jsonb)',
         'api_key.set_api_key_role(uuid, name)',
         'api_key.define_rate_limit(text, integer, interval, integer, text, text, text, text)',
         'api_key.remove_rate_limit(text)',

@@ -6,6 +6,7 @@ use rand::rngs::SysRng;
 use uuid::Uuid;
 
 use super::error::{Error, OrRaise};
+use super::foreign;
 use super::settings;
 use super::work_area::WorkArea;
 use crate::core::key::PresentedKey;
@@ -56,8 +57,7 @@ pub fn operating_system_rng() -> impl rand::CryptoRng {
 /// REFRESH MATERIALIZED VIEW), while the session is someone else's.
 #[pg_extern(sql = false)]
 fn in_restricted_operation() -> bool {
-    // SAFETY: reads this process's security context.
-    unsafe { pg_sys::InSecurityRestrictedOperation() }
+    foreign::is_restricted()
 }
 
 /// Active keys of a user in a tier, under a snapshot of this moment.
