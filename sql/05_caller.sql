@@ -82,6 +82,22 @@ LANGUAGE c STABLE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'in_restricted_operation_wrapper';
 COMMENT ON FUNCTION api_key_internal.in_restricted_operation IS 'Whether code of a table''s owner runs in a session of someone else.';
 
+-- While ANALYZE, authorize and the like run code of a table's owner, neither the session's rights
+-- nor its user are lent.
+CREATE FUNCTION api_key_internal.refuse_restricted() RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF api_key_internal.in_restricted_operation() THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'keys cannot be managed here',
+            DETAIL = 'Code of a table''s owner runs, in the session of somebody else.',
+            HINT = 'Call it in a statement of its own.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.refuse_restricted IS 'Refuses (42501) commands of code of a table''s owner in a session of someone else.';
+
 -- Within its own keys, a caller with a tenant reaches that tenant's and those of none.
 CREATE FUNCTION api_key_internal.in_tenant(p_tenant_id uuid, p_caller api_key_internal.caller)
 RETURNS boolean
@@ -103,13 +119,7 @@ DECLARE
     v_caller api_key_internal.caller;
 BEGIN
     v_caller.role_name := api_key_internal.request_role();
-    -- While ANALYZE, authorize and the like run code of a table's owner, neither the session's rights
-    -- nor its user are lent.
-    IF api_key_internal.in_restricted_operation() THEN
-        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'keys cannot be managed here',
-            DETAIL = 'Code of a table''s owner runs, in the session of somebody else.',
-            HINT = 'Call it in a statement of its own.';
-    END IF;
+    PERFORM api_key_internal.refuse_restricted();
     v_caller.administrator := has_function_privilege(
         v_caller.role_name, 'api_key.define_tier(text, integer, text)', 'EXECUTE');
     -- Tokens of services may have a "sub" that is not a user's.

@@ -783,6 +783,7 @@ DECLARE
     v_key api_key_internal.keys;
     v_purged integer := 0;
 BEGIN
+    PERFORM api_key_internal.refuse_restricted();
     IF p_older_than IS NULL OR p_older_than < interval '0' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_older_than',
             DETAIL = 'It is negative or NULL.',

@@ -159,6 +159,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM api_key_internal.refuse_restricted();
     IF p_usage IS NULL OR jsonb_typeof(p_usage -> 'usage') IS DISTINCT FROM 'array'
         OR jsonb_typeof(p_usage -> 'refusals') IS DISTINCT FROM 'array'
     THEN

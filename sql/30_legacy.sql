@@ -202,8 +202,7 @@ $$Adopts one key with the hash that it has: its text stays valid.
 p_scheme: md5, sha1, sha256, sha512 (hexadecimal in either case, base64 or base64url), bcrypt (up to cost 14), argon2 (PHC string, up to 512 MiB of memory times passes), or plaintext (hashed on the way in). p_key_prefix: what the text begins with, needed to find bcrypt and argon2 keys; the longer, the better. The others are as of issue_api_key; the limits of tiers are not applied.
 Result: the key's id. Errors: 22023 not a hash of the scheme, 23505 imported already, 55000 the root key cannot be used.$$;
 
--- Apart from import_api_keys, so that the source is read with the rights of the caller: a view, a
--- policy or a cast of someone else's must not run with ours.
+-- Apart from import_api_keys, which runs with the rights of the caller: what it reads is judged by them.
 CREATE FUNCTION api_key.import_key_rows(p_rows jsonb, p_scheme text, p_source text, p_first bigint)
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
@@ -273,24 +272,21 @@ $$Adopts rows that import_api_keys has read; call that instead.
 
 Result: {schemes, crowd}: how many of which scheme, and how many keys with salted hashes share a prefix at most.$$;
 
-CREATE FUNCTION api_key.import_api_keys(p_source regclass, p_columns jsonb, p_scheme text)
-RETURNS bigint
-LANGUAGE plpgsql
+-- The query that reads keys for import_api_keys, and the role as which it is to run, if p_caller may read
+-- that itself. Casts of types that roles have made are not asked: what to_jsonb of an enum runs belongs
+-- to the owner of the enum, whose the table need not be.
+CREATE FUNCTION api_key_internal.import_query(
+    p_source regclass, p_columns jsonb, p_caller oid, OUT query text, OUT owner oid)
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     c_fields CONSTANT text[] := '{allowed_ips, created_at, description, enabled, environment,
         expires_at, hash, key_id, key_prefix, kind, metadata, name, not_before, resource_id,
         revoked_at, scheme, scopes, tenant_id, tier, user_id}';
-    c_batch CONSTANT integer := 1000;
-    v_select text;
-    v_rows jsonb;
-    v_row jsonb;
-    v_answer jsonb;
-    v_schemes jsonb := '{}';
-    v_number bigint := 0;
-    c_crowd CONSTANT bigint := 32;
+    v_source pg_class;
 BEGIN
+    SELECT * INTO v_source FROM pg_class WHERE oid = p_source;
     IF jsonb_typeof(p_columns) IS DISTINCT FROM 'object' OR NOT p_columns ? 'hash'
         OR EXISTS (SELECT FROM jsonb_each(p_columns) AS c
                    WHERE c.key <> ALL (c_fields) OR jsonb_typeof(c.value) <> 'string')
@@ -298,10 +294,6 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_columns',
             DETAIL = 'It is not an object from fields to names of columns, or has no "hash".',
             HINT = format('Fields: %s.', array_to_string(c_fields, ', '));
-    ELSIF p_scheme IS NULL AND NOT p_columns ? 'scheme' THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_scheme',
-            DETAIL = 'It is NULL, and p_columns names no column for "scheme".',
-            HINT = 'Pass a scheme, or auto to have each hash told by its form.';
     ELSIF EXISTS (
         SELECT FROM jsonb_each_text(p_columns) AS c
         WHERE NOT EXISTS (SELECT FROM pg_attribute AS a
@@ -313,14 +305,75 @@ BEGIN
             HINT = format('The columns of %s: %s.', p_source,
                 (SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
                  WHERE attrelid = p_source AND attnum > 0 AND NOT attisdropped));
+    ELSIF NOT has_schema_privilege(p_caller, v_source.relnamespace, 'USAGE') OR EXISTS (
+        SELECT FROM jsonb_each_text(p_columns) AS c
+        WHERE NOT has_column_privilege(p_caller, p_source, c.value, 'SELECT'))
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('permission denied for table %s', p_source),
+            DETAIL = 'The caller may not read all of the columns.',
+            HINT = format('GRANT SELECT ON %s TO %s;', p_source, p_caller::regrole);
+    ELSIF v_source.relrowsecurity
+        AND (v_source.relforcerowsecurity OR NOT pg_has_role(p_caller, v_source.relowner, 'USAGE'))
+        AND NOT EXISTS (SELECT FROM pg_roles WHERE oid = p_caller AND (rolsuper OR rolbypassrls))
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('row security of %s holds for the caller', p_source),
+            DETAIL = 'Rows that it may not read would be left out, or read past the policies.',
+            HINT = 'Call import_api_keys as a superuser or a role with BYPASSRLS.';
+    ELSIF EXISTS (SELECT FROM pg_options_to_table(v_source.reloptions)
+                  WHERE option_name = 'security_invoker' AND option_value::boolean)
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_source',
+            DETAIL = 'It is a view that reads with the rights of its caller, but is read as its owner.',
+            HINT = format('ALTER VIEW %s SET (security_invoker = false), or name another one.', p_source);
     END IF;
-    SELECT 'SELECT jsonb_build_object('
-        || string_agg(format('%L, to_jsonb(%I)', c.key, c.value), ', ')
-        || format(') FROM %s', p_source)
-    INTO v_select FROM jsonb_each_text(p_columns) AS c;
+    PERFORM api_key_internal.check_one_owner(p_source, '22023', 'invalid p_source');
+    SELECT format('SELECT pg_catalog.jsonb_build_object(%s) FROM %s', string_agg(format(
+        CASE WHEN t.typtype = 'b' AND r.rolsuper AND coalesce(e.typtype, 'b') = 'b'
+            THEN '%1$L, pg_catalog.to_jsonb(%2$I)'
+            ELSE '%1$L, CASE WHEN pg_catalog.num_nulls(%2$I) = 0 THEN pg_catalog.concat(%2$I) END' END,
+        c.key, c.value), ', '), p_source)
+    INTO query
+    FROM jsonb_each_text(p_columns) AS c
+    JOIN pg_attribute AS a ON a.attrelid = p_source AND a.attname = c.value
+    JOIN pg_type AS t ON t.oid = api_key_internal.base_type(a.atttypid)
+    JOIN pg_roles AS r ON r.oid = t.typowner
+    LEFT JOIN pg_type AS e ON e.oid = t.typelem AND t.typelem <> 0;
+    owner := v_source.relowner;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.import_query IS 'How import_api_keys reads a table, and as whom; refuses (22023, 42501) what the caller may not read.';
+
+-- In Rust (src/pg/foreign.rs).
+CREATE FUNCTION api_key.read_key_rows(p_source regclass, p_columns jsonb) RETURNS SETOF jsonb
+LANGUAGE c AS 'MODULE_PATHNAME', 'read_key_rows';
+COMMENT ON FUNCTION api_key.read_key_rows IS
+$$Reads rows for import_api_keys, as the owner of the table in a security-restricted operation; call that instead.
+
+Errors: 22023, 42501 as of import_api_keys.$$;
+
+CREATE FUNCTION api_key.import_api_keys(p_source regclass, p_columns jsonb, p_scheme text)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_batch CONSTANT integer := 1000;
+    v_rows jsonb;
+    v_row jsonb;
+    v_answer jsonb;
+    v_schemes jsonb := '{}';
+    v_number bigint := 0;
+    -- Which take a second with argon2id, and some with bcrypt.
+    c_crowd CONSTANT bigint := 32;
+BEGIN
+    IF p_scheme IS NULL AND (p_columns ? 'scheme') IS FALSE THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_scheme',
+            DETAIL = 'It is NULL, and p_columns names no column for "scheme".',
+            HINT = 'Pass a scheme, or auto to have each hash told by its form.';
+    END IF;
 
     v_rows := '[]';
-    FOR v_row IN EXECUTE v_select LOOP
+    FOR v_row IN SELECT r FROM api_key.read_key_rows(p_source, p_columns) AS r LOOP
         v_number := v_number + 1;
         v_rows := v_rows || v_row;
         IF v_number % c_batch = 0 THEN
@@ -357,7 +410,8 @@ COMMENT ON FUNCTION api_key.import_api_keys IS
 $$Adopts a whole table of keys with the hashes that they have, all or nothing.
 
 p_columns: which column is what, such as {"hash": "key_hash", "user_id": "owner", "key_prefix": "prefix"}; the names of the fields are in the HINT of an error. p_scheme: as of import_api_key_hash for all rows, or auto to have each told by its form; a column for "scheme" goes before it.
-Result: how many; a NOTICE says of which scheme. The table is read with the caller's rights. Errors: 22023 and 23505 name the row, 42501 if the caller may not read the table, 55000 the root key cannot be used.$$;
+The caller must have SELECT on the columns, and no row security. The table or view is read as its owner, with what else it reads of the same owner or a superuser; not a view with security_invoker.
+Result: how many; a NOTICE says of which scheme. Errors: 22023 and 23505 name the row, 42501 if the caller may not read the table, 55000 the root key cannot be used.$$;
 
 CREATE PROCEDURE api_key.migrate_legacy_hashes(
     p_batch_size integer = 1000, p_max_batches integer = NULL)

@@ -51,6 +51,94 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.check_table IS 'Refuses (22023) what cannot have row security, or not by itself.';
 
+-- Checked again under the lock: while it was waited for, the owner may have changed the table.
+CREATE FUNCTION api_key_internal.lock_table(p_table regclass) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM api_key_internal.check_table(p_table);
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p_table);
+    PERFORM api_key_internal.check_table(p_table);
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.lock_table IS 'Locks a table of an application, with its partitions, for changes; refuses (22023) what cannot have row security.';
+
+-- The parts of a table, and what a view reads, may belong to others, whose code would run with the
+-- rights of the owner.
+CREATE FUNCTION api_key_internal.others_code(p_table regclass) RETURNS regclass
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE read (oid) AS (
+        SELECT p_table::oid
+        UNION
+        SELECT next.oid FROM read, LATERAL (
+            SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = read.oid
+            UNION ALL
+            SELECT d.refobjid FROM pg_class AS v JOIN pg_rewrite AS r ON r.ev_class = v.oid
+            JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                AND d.refclassid = 'pg_class'::regclass
+            WHERE v.oid = read.oid AND v.relkind = 'v') AS next (oid)
+    )
+    SELECT c.oid::regclass FROM read JOIN pg_class AS c USING (oid) JOIN pg_roles AS r ON r.oid = c.relowner
+    WHERE NOT r.rolsuper AND c.relowner <> (SELECT relowner FROM pg_class WHERE oid = p_table)
+    ORDER BY c.oid LIMIT 1
+$$;
+COMMENT ON FUNCTION api_key_internal.others_code IS 'A table, partition or view whose code runs when p_table is read, and belongs neither to its owner nor to a superuser; NULL if there is none.';
+
+CREATE FUNCTION api_key_internal.check_one_owner(p_table regclass, p_sqlstate text, p_message text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_other regclass := api_key_internal.others_code(p_table);
+BEGIN
+    IF v_other IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = p_sqlstate, MESSAGE = p_message,
+            DETAIL = format('Whoever reads %s reads %s, which belongs to another role: its code would run with the rights of the wrong one.',
+                p_table, v_other),
+            HINT = 'Have one role own them: ALTER TABLE or VIEW ... OWNER TO ...';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.check_one_owner IS 'Refuses tables and views that read what belongs to somebody else than their owner or a superuser.';
+
+-- In Rust (src/pg/foreign.rs).
+CREATE FUNCTION api_key_internal.run_restricted(p_owner oid, p_command text) RETURNS void
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'run_restricted_wrapper';
+COMMENT ON FUNCTION api_key_internal.run_restricted IS 'Runs one command as a role, in a security-restricted operation.';
+
+-- What holds text of a table's owner comes here, because parsing it runs code. To name the functions of
+-- ours in a policy takes USAGE on the schema: it is lent for the command, and gives nothing else.
+CREATE FUNCTION api_key_internal.run_as_owner(p_table regclass, p_command text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_owner oid;
+    v_schema oid;
+    v_lent oid[];
+BEGIN
+    SELECT c.relowner, ARRAY(
+        SELECT n.oid FROM pg_namespace AS n
+        WHERE (n.nspname = 'api_key' OR n.oid = c.relnamespace) AND NOT has_schema_privilege(c.relowner, n.oid, 'USAGE')
+        ORDER BY n.oid)
+    INTO v_owner, v_lent FROM pg_class AS c WHERE c.oid = p_table;
+    FOREACH v_schema IN ARRAY v_lent LOOP
+        -- Sessions that lend it at a time wait for each other, rather than fail.
+        PERFORM FROM pg_namespace WHERE oid = v_schema FOR UPDATE;
+        EXECUTE format('GRANT USAGE ON SCHEMA %s TO %s', v_schema::regnamespace, v_owner::regrole);
+    END LOOP;
+    PERFORM api_key_internal.run_restricted(v_owner, p_command);
+    FOREACH v_schema IN ARRAY v_lent LOOP
+        EXECUTE format('REVOKE USAGE ON SCHEMA %s FROM %s', v_schema::regnamespace, v_owner::regrole);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.run_as_owner IS 'Runs one command on a table as its owner, in a security-restricted operation.';
+
 CREATE FUNCTION api_key_internal.check_column(
     p_argument text, p_table regclass, p_column name, p_uuid boolean) RETURNS void
 LANGUAGE plpgsql STABLE
@@ -237,7 +325,7 @@ COMMENT ON FUNCTION api_key_internal.unguard IS 'Gives a table without policies 
 -- PostgREST answers 401 to PostgreSQL's own refusal of a row, if the request has no token. The two that
 -- follow are executable by everybody, as whoever writes a table executes its policies; nobody else can
 -- name them.
-CREATE FUNCTION api_key_internal.refuse_row() RETURNS boolean
+CREATE FUNCTION api_key.refuse_row() RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -250,11 +338,11 @@ BEGIN
     RETURN false;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.refuse_row IS 'False; in a request of PostgREST with a key, refuses the request (HTTP 403) before it says so.';
+COMMENT ON FUNCTION api_key.refuse_row IS 'False; in a request of PostgREST with a key, refuses the request (HTTP 403) before it says so.';
 
 -- Permissive policies are asked first. No other restriction is relied on: where it has been dropped or
 -- altered, nothing is left to it.
-CREATE FUNCTION api_key_internal.is_left_to(p_table regclass, p_restriction name) RETURNS boolean
+CREATE FUNCTION api_key.is_left_to(p_table regclass, p_restriction name) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -263,9 +351,9 @@ AS $$
             SELECT FROM pg_policy AS p JOIN pg_depend AS d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
             WHERE p.polrelid = p_table AND p.polname = p_restriction AND NOT p.polpermissive AND p.polroles = '{0}'
               AND d.refclassid = 'pg_proc'::regclass
-              AND d.refobjid = 'api_key_internal.refuse_row()'::regprocedure)
+              AND d.refobjid = 'api_key.refuse_row()'::regprocedure)
 $$;
-COMMENT ON FUNCTION api_key_internal.is_left_to IS 'Whether a restrictive policy of ours will refuse the row that a permissive one of the same rule would.';
+COMMENT ON FUNCTION api_key.is_left_to IS 'Whether a restrictive policy of ours will refuse the row that a permissive one of the same rule would.';
 
 CREATE FUNCTION api_key_internal.make_policy(
     p_table regclass, p_name text, p_kind text, p_command text, p_rule text) RETURNS void
@@ -273,13 +361,14 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_else text := CASE WHEN p_kind = 'RESTRICTIVE' THEN 'api_key_internal.refuse_row()'
-        ELSE format('api_key_internal.is_left_to(%L, %L)', p_table,
+    v_else text := CASE WHEN p_kind = 'RESTRICTIVE' THEN 'api_key.refuse_row()'
+        ELSE format('api_key.is_left_to(%L, %L)', p_table,
                     CASE WHEN p_name LIKE 'api\_key\_tenant%' THEN 'api_key_tenant' ELSE p_name || '_only' END) END;
 BEGIN
-    EXECUTE format('CREATE POLICY %I ON %s AS %s FOR %s %s %s', p_name, p_table, p_kind, p_command,
+    PERFORM api_key_internal.run_as_owner(p_table, format('CREATE POLICY %I ON %s AS %s FOR %s %s %s',
+        p_name, p_table, p_kind, p_command,
         CASE WHEN p_command <> 'INSERT' THEN format('USING (%s)', p_rule) END,
-        CASE WHEN p_command IN ('ALL', 'INSERT', 'UPDATE') THEN format('WITH CHECK (CASE WHEN %s THEN true ELSE %s END)', p_rule, v_else) END);
+        CASE WHEN p_command IN ('ALL', 'INSERT', 'UPDATE') THEN format('WITH CHECK (CASE WHEN %s THEN true ELSE %s END)', p_rule, v_else) END));
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.make_policy IS 'Makes a policy by which a rule holds for the rows that a command reads and for those that it writes.';

@@ -119,9 +119,8 @@ DECLARE
     v_ways jsonb;
     v_result jsonb;
 BEGIN
-    PERFORM api_key_internal.check_table(p_table);
+    PERFORM api_key_internal.lock_table(p_table);
     PERFORM api_key_internal.check_column('p_column', p_table, p_column, true);
-    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p_table);
     v_column := api_key_internal.tenant_column(p_table);
     IF v_column <> p_column THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('%s is isolated by another column', p_table),
@@ -165,6 +164,37 @@ p_column: holds the tenant, a uuid. Enables and forces row security; makes polic
 Result: {table, column, row_security, policies, own_policies, default, index, index_made, not_null: false if rows may belong to nobody, partitions, foreign_keys: those checked, with what they refer to, unique_without_tenant: [{index, columns, guessable}], views, privileges, referenced_by}. The last four are ways to learn of other tenants' rows in spite of policies: unique indexes tell that a value is taken (guessable: others may choose it, and it is not random), views read as their owner, privileges TRUNCATE, REFERENCES and TRIGGER, tables that refer here without being isolated.
 Called again it does what is left to do, as for new partitions. Called by the owner of the extension or a superuser; locks the table. Errors: 22023, 55000 isolated by another column.$$;
 
+-- p_default is the text of p_whole's owner, or of one between the two: a part that belongs to somebody
+-- else does not get it back.
+CREATE FUNCTION api_key_internal.restore_default(
+    p_table regclass, p_column name, p_default text, p_whole regclass) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I DROP DEFAULT', p_table, p_column);
+    IF p_default IS NULL THEN
+        RETURN true;
+    ELSIF p_table <> p_whole AND (
+        SELECT count(DISTINCT relowner) FROM pg_class
+        WHERE oid IN (SELECT api_key_internal.parts(p_whole))) > 1
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '42501',
+            MESSAGE = 'the table and its partitions belong to several roles';
+    END IF;
+    PERFORM api_key_internal.run_as_owner(p_table,
+        format('ALTER TABLE ONLY %s ALTER COLUMN %I SET DEFAULT %s', p_table, p_column, p_default));
+    RETURN true;
+EXCEPTION WHEN OTHERS THEN
+    EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I DROP DEFAULT', p_table, p_column);
+    RAISE WARNING USING MESSAGE = format('%s.%I is without its default', p_table, p_column),
+        DETAIL = format('It was %s, which its owner cannot set: %s.', p_default, SQLERRM),
+        HINT = format('ALTER TABLE ONLY %s ALTER COLUMN %I SET DEFAULT ...;', p_table, p_column);
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.restore_default IS 'Gives a column its default as it was, as the owner of the table; false, with a WARNING, if that cannot be.';
+
 CREATE FUNCTION api_key.remove_tenant_isolation(p_table regclass) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -175,6 +205,7 @@ DECLARE
     v_before api_key_internal.isolated_tables;
     v_index regclass;
     v_policies text[];
+    v_lost text;
     v_result jsonb;
 BEGIN
     DELETE FROM api_key_internal.isolated_tables AS i
@@ -185,8 +216,7 @@ BEGIN
         PERFORM api_key_internal.audit('tenant_isolation_removed', NULL, NULL, NULL, v_result);
         RETURN v_result;
     END IF;
-    PERFORM api_key_internal.check_table(p_table);
-    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p_table);
+    PERFORM api_key_internal.lock_table(p_table);
     IF api_key_internal.isolated_by(p_table) IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_table',
             DETAIL = format('%s is not isolated.', p_table),
@@ -198,10 +228,12 @@ BEGIN
         v_policies := api_key_internal.drop_policies(v_part, 'tenant');
         v_before := NULL;
         DELETE FROM api_key_internal.isolated_tables AS i WHERE i."table" = v_part RETURNING * INTO v_before;
+        v_lost := NULL;
         -- Unless somebody has set another one since.
-        IF api_key_internal.column_default(v_part, v_column) = 'api_key.current_tenant_id()' THEN
-            EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I %s', v_part, v_column,
-                coalesce('SET DEFAULT ' || v_before.default_before, 'DROP DEFAULT'));
+        IF api_key_internal.column_default(v_part, v_column) = 'api_key.current_tenant_id()'
+            AND NOT api_key_internal.restore_default(v_part, v_column, v_before.default_before, p_table)
+        THEN
+            v_lost := v_before.default_before;
         END IF;
         -- Of its name there may be another one by now.
         SELECT i.indexrelid::regclass INTO v_index
@@ -217,6 +249,7 @@ BEGIN
             v_result := jsonb_build_object('table', p_table::text, 'column', v_column,
                 'policies_dropped', v_policies,
                 'default', api_key_internal.column_default(p_table, v_column),
+                'default_lost', v_lost,
                 'index_dropped', v_before.index_made,
                 'row_security', (SELECT CASE WHEN NOT relrowsecurity THEN 'disabled'
                                              WHEN relforcerowsecurity THEN 'forced' ELSE 'enabled' END
@@ -230,5 +263,6 @@ $$;
 COMMENT ON FUNCTION api_key.remove_tenant_isolation IS
 $$Undoes isolate_tenants: row security, default and indexes are again as they were before it.
 
-A default that was changed since stays, and so does row security as long as protect_resource needs it. Result: {table, column, policies_dropped, default, index_dropped, row_security: disabled, enabled or forced}. Of a table that is gone, named by its number as in api_key.protection, it forgets that it was isolated.
+A default that was changed since stays, and so does row security as long as protect_resource needs it. The default comes back as the table's owner sets it; if that fails, or if partitions belong to several roles, the column stays without one, and a WARNING says so.
+Result: {table, column, policies_dropped, default, default_lost: the one that did not come back, index_dropped, row_security: disabled, enabled or forced}. Of a table that is gone, named by its number as in api_key.protection, it forgets that it was isolated.
 Called by the owner of the extension or a superuser; locks the table. Errors: 22023.$$;

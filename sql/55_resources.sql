@@ -63,6 +63,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid resource type',
             DETAIL = 'There is no resource of this type.',
             HINT = 'Define it with api_key.define_resource, which the view api_key.resources shows.';
+    ELSIF api_key_internal.others_code(v_resource."table") IS NOT NULL THEN
+        PERFORM api_key_internal.check_one_owner(v_resource."table", '55000',
+            format('the table of the resource %s has changed', p_type));
     ELSIF NOT EXISTS (SELECT FROM pg_class WHERE oid = v_resource."table") OR EXISTS (
         SELECT FROM unnest(ARRAY[v_resource.id_column, v_resource.owner_column, v_resource.tenant_column]) AS name
         WHERE name IS NOT NULL AND name NOT IN (
@@ -190,9 +193,8 @@ BEGIN
     IF p_condition IS NULL THEN
         RETURN NULL;
     END IF;
-    -- A policy is parsed, not planned: planning may run functions of the table's owner, such as those
-    -- of its indexes, with the caller's rights.
-    EXECUTE format(E'CREATE POLICY api_key_condition ON %s USING (%s\n)', p_table, p_condition);
+    PERFORM api_key_internal.run_as_owner(
+        p_table, format(E'CREATE POLICY api_key_condition ON %s USING (%s\n)', p_table, p_condition));
     SELECT pg_get_expr(polqual, polrelid), polqual::text LIKE '%{SUBLINK %', polqual::text LIKE '%:varattno -%'
     INTO v_condition, v_has_subquery, v_has_system_column
     FROM pg_policy WHERE polrelid = p_table AND polname = 'api_key_condition' AND polwithcheck IS NULL;
@@ -230,6 +232,7 @@ BEGIN
             HINT = 'Call define_resource with such a name, such as article.';
     END IF;
     PERFORM api_key_internal.check_table(p_table);
+    PERFORM api_key_internal.check_one_owner(p_table, '22023', 'invalid p_table');
     PERFORM api_key_internal.check_column('p_id_column', p_table, p_id_column, false);
     -- What makes an id of a text runs with the rights of others.
     IF NOT EXISTS (SELECT FROM pg_attribute AS a
@@ -313,7 +316,7 @@ DECLARE
         OR 'api_key_resource_select' = ANY (api_key_internal.our_policies(v_table, 'resource'))
         OR v_resource.permits;
 BEGIN
-    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', v_table);
+    PERFORM api_key_internal.lock_table(v_table);
     IF EXISTS (SELECT FROM api_key_internal.resources AS r
                WHERE r."table" = v_table AND r.protected AND r.type <> p_type)
     THEN

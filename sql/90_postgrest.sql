@@ -44,6 +44,7 @@ DECLARE
         'api_key.matches_hash(text, text)',
         'api_key.import_api_keys(regclass, jsonb, text)',
         'api_key.import_key_rows(jsonb, text, text, bigint)',
+        'api_key.read_key_rows(regclass, jsonb)',
         'api_key.set_api_key_role(api_key.id, name)',
         'api_key.define_rate_limit(text, integer, interval, integer, text, text, text, text)',
         'api_key.remove_rate_limit(text)',
@@ -146,4 +147,4 @@ $$;
 -- its policies. Only a trigger can call the first two, and nobody can name the others, without USAGE on
 -- the schema.
 GRANT EXECUTE ON FUNCTION api_key_internal.check_references(), api_key_internal.lock_moved_row(),
-    api_key_internal.refuse_row(), api_key_internal.is_left_to(regclass, name) TO PUBLIC;
+    api_key.refuse_row(), api_key.is_left_to(regclass, name) TO PUBLIC;

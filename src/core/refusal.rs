@@ -89,6 +89,23 @@ impl Refusal {
         }
     }
 
+    /// What [`Refusal::not_here`] says, also as a plain error.
+    pub const NOT_HERE: &str = "not allowed in code of somebody else";
+    /// Its detail.
+    pub const NOT_HERE_DETAIL: &str = "Code runs with other rights than the session's: a table's owner's, or a SECURITY DEFINER function's.";
+    /// Its hint.
+    pub const NOT_HERE_HINT: &str = "Call it in a statement of its own.";
+
+    /// An attempt of somebody else's code to change who the request is.
+    #[must_use]
+    pub fn not_here() -> Self {
+        Self {
+            details: Some(Self::NOT_HERE_DETAIL.to_owned()),
+            hint: Some(Self::NOT_HERE_HINT.to_owned()),
+            ..Self::new(403, "42501", Self::NOT_HERE)
+        }
+    }
+
     /// A request over a rate limit; `wait` is how long its client has to wait.
     #[must_use]
     pub fn rate_limited(standing: Standing<'_>, wait: i64) -> Self {

@@ -4,6 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
 use crate::core::hash::HashError;
+use crate::core::refusal::Refusal;
 
 /// What can go wrong besides a caller's mistake. No variant holds a secret or a hash.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,12 @@ pub enum Error {
     /// Subject or cost cannot be counted.
     #[error("invalid arguments")]
     RateLimitArguments,
+    /// Code of somebody else runs, which must not become the session's.
+    #[error("{}", Refusal::NOT_HERE)]
+    NotHere,
+    /// A text that was to be one command.
+    #[error("more than one expression")]
+    SeveralCommands,
 }
 
 impl From<HashError> for Error {
@@ -157,6 +164,16 @@ impl Error {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 "p_subject is NULL, or p_cost is less than 1.",
                 "Pass what is counted, such as the text of a user's id, and how much of it.",
+            ),
+            Self::NotHere => (
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                Refusal::NOT_HERE_DETAIL,
+                Refusal::NOT_HERE_HINT,
+            ),
+            Self::SeveralCommands => (
+                PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,
+                "The text holds several commands.",
+                "Pass one expression.",
             ),
         }
     }

@@ -45,6 +45,13 @@ fn admitted() -> Result<(), Refusal> {
     if identity::is_set() && headers.keys(&key_headers).next().is_none() {
         return Ok(());
     }
+    if !identity::may_be_set() {
+        // Others than PostgREST get a plain error.
+        if setting(c"request.method").is_empty() {
+            Error::NotHere.raise();
+        }
+        return Err(Refusal::not_here());
+    }
     let mut limits = Limits::of(&setting(c"request.method"), &path());
     let client = headers.client_address(settings::trusted_proxies());
     let mut requester = Requester { client, ..Requester::default() };

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::array;
 use super::call::{argument, sql_function};
+use super::foreign;
 use crate::core::scope;
 
 sql_function!(current_api_key, pg_finfo_current_api_key, api_key);
@@ -42,6 +43,13 @@ thread_local! {
     static HELD: RefCell<Vec<(pg_sys::SubTransactionId, Identity)>> =
         const { RefCell::new(Vec::new()) };
     static LISTENING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the code that runs is the session's own. As with SET ROLE, neither a table's owner (ANALYZE,
+/// `authorize`, foreign keys) nor a SECURITY DEFINER function decides who the session is.
+pub fn may_be_set() -> bool {
+    // SAFETY: reads this process's security context.
+    !foreign::is_restricted() && !unsafe { pg_sys::InLocalUserIdChange() }
 }
 
 /// Makes this the identity of the transaction, from now to its end.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::admission::Room;
 use super::error::{Error, OrRaise};
+use super::foreign;
 use super::settings;
 use super::shared;
 use super::work_area::WorkArea;
@@ -68,7 +69,7 @@ pub fn operating_system_rng() -> impl rand::CryptoRng {
 #[pg_extern(sql = false)]
 fn in_restricted_operation() -> bool {
     // SAFETY: reads this process's security context.
-    unsafe { pg_sys::InSecurityRestrictedOperation() || pg_sys::InNoForceRLSOperation() }
+    foreign::is_restricted() || unsafe { pg_sys::InNoForceRLSOperation() }
 }
 
 /// Active keys of a user in a tier, under a snapshot of this moment.

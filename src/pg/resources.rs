@@ -4,16 +4,18 @@ use std::ffi::CString;
 
 use pgrx::prelude::*;
 
-use super::foreign::{AsOwner, Policies};
+use super::foreign::{self, AsOwner, Policies};
 
 /// Whether `rule`, a query, says yes to the rows that `find`, another one, gives for an id.
 ///
 /// The rows are passed on as one array. `find` runs as `owner` and without the owner's own policies, as
-/// foreign keys are checked. The rule runs as `role`, as it does in a policy. As when PostgreSQL runs
-/// code of a table's owner (REINDEX and the like), neither can change role or leave a setting behind.
+/// foreign keys are checked. The rule runs as `role`, as it does in a policy, or as `owner` where the
+/// session's rights are not to be lent. As when PostgreSQL runs code of a table's owner (REINDEX and the
+/// like), neither can change role or leave a setting behind.
 #[pg_extern(sql = false)]
 fn holds_for(owner: pg_sys::Oid, find: &str, id: &str, role: pg_sys::Oid, rule: &str) -> bool {
     let (Ok(find), Ok(rule)) = (CString::new(find), CString::new(rule)) else { return false };
+    let role = if foreign::may_lend(role) { role } else { owner };
     // SAFETY: read-only queries of one column and one row under the snapshot of the caller. SPI is
     // finished after them; after an error the end of the (sub)transaction does that. What the first
     // query gives lives until then.

@@ -19,6 +19,7 @@ use pgrx::{IntoDatum, PgTryBuilder, PgXactCallbackEvent, pg_sys, register_xact_c
 use serde::Serialize;
 
 use super::error::Error;
+use super::foreign;
 use super::shared::{self, EVERY_DATABASE, State, Upgrade};
 use crate::core::usage::{KeyRef, RefusalKind, RefusalRecord, Refusals, Usage, UsageRecord};
 
@@ -479,6 +480,9 @@ fn flush_usage() {
 /// Takes out what a standby has counted for this database, for `import_usage` on the primary.
 #[pg_extern(sql = false)]
 fn export_usage() -> pgrx::JsonB {
+    if foreign::is_restricted() {
+        Error::NotHere.raise();
+    }
     // SAFETY: set since the backend has connected.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
     let taken = shared::with(|state| Taken { upgrades: Vec::new(), ..take(state, database) });

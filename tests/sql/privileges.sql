@@ -216,9 +216,9 @@ INSERT INTO expected
 SELECT function, NULL, 'EXECUTE', 'EXECUTE', 'EXECUTE', 'EXECUTE', 'EXECUTE'
 FROM unnest(ARRAY[
     'api_key_internal.check_references()',
-    'api_key_internal.is_left_to(regclass,name)',
+    'api_key.is_left_to(regclass,name)',
     'api_key_internal.lock_moved_row()',
-    'api_key_internal.refuse_row()']) AS function;
+    'api_key.refuse_row()']) AS function;
 INSERT INTO expected VALUES ('api_key_internal.unprotected()', NULL, '-', '-', '-', 'EXECUTE', '-');
 
 CREATE ROLE regress_nobody;
