@@ -399,7 +399,9 @@ AS $$
     SELECT coalesce(jsonb_object_agg(polname, jsonb_build_array(
         CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, polcmd, polroles = '{0}',
         btrim(regexp_replace(pg_get_expr(polqual, polrelid), '\s+', ' ', 'g')),
-        btrim(regexp_replace(pg_get_expr(polwithcheck, polrelid), '\s+', ' ', 'g')))), '{}')
+        -- Whatever the table is called today.
+        replace(btrim(regexp_replace(pg_get_expr(polwithcheck, polrelid), '\s+', ' ', 'g')),
+                format('%L::regclass', p_table), 'the table'))), '{}')
     FROM pg_policy WHERE polrelid = p_table AND polname = ANY (api_key_internal.our_policies(p_table, p_kind))
 $$;
 COMMENT ON FUNCTION api_key_internal.policy_definitions IS 'The policies of isolate_tenants (tenant) or protect_resource (resource) on a table, as PostgreSQL writes them.';

@@ -129,7 +129,7 @@ BEGIN
     END IF;
     -- Of tables that are gone: partitions, and one of this name that was made anew.
     DELETE FROM api_key_internal.isolated_tables AS i
-    WHERE i."table" NOT IN (SELECT oid FROM pg_class) AND (i.name IS NULL OR i.name = p_table::text);
+    WHERE i."table" NOT IN (SELECT oid FROM pg_class) AND (i.name IS NULL OR to_regclass(i.name) = p_table);
     DELETE FROM api_key_internal.guarded_tables AS g WHERE g."table" NOT IN (SELECT oid FROM pg_class);
     FOR v_part IN SELECT api_key_internal.parts(p_table) LOOP
         PERFORM api_key_internal.isolate(v_part, p_column, p_table);

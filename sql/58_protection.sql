@@ -1,8 +1,8 @@
 -- What became of the tables that isolate_tenants and protect_resource were called for: tools that bring a
 -- schema up to date drop what they do not know, and new partitions have no policies yet.
 
-CREATE FUNCTION api_key_internal.tenant_policies(p_table regclass, p_column name, p_permits boolean) RETURNS jsonb
-LANGUAGE sql STABLE
+CREATE FUNCTION api_key_internal.tenant_policies(p_column name, p_permits boolean) RETURNS jsonb
+LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT jsonb_object_agg(name, jsonb_build_array(kind, command, true,
@@ -13,7 +13,7 @@ AS $$
                 ('api_key_tenant_insert', 'PERMISSIVE', 'a'), ('api_key_tenant_update', 'PERMISSIVE', 'w'),
                 ('api_key_tenant_delete', 'PERMISSIVE', 'd')) AS p (name, kind, command),
         LATERAL (SELECT CASE kind WHEN 'RESTRICTIVE' THEN 'api_key.refuse_row()'
-            ELSE format('api_key.is_left_to(%L::regclass, ''api_key_tenant''::name)', p_table) END) AS o (otherwise)
+            ELSE 'api_key.is_left_to(the table, ''api_key_tenant''::name)' END) AS o (otherwise)
     WHERE p_permits OR kind = 'RESTRICTIVE'
 $$;
 COMMENT ON FUNCTION api_key_internal.tenant_policies IS 'The policies that isolate_tenants makes, as policy_definitions would give them.';
@@ -55,7 +55,7 @@ COMMENT ON FUNCTION api_key_internal.column_of_type IS 'Whether check_column wou
 CREATE FUNCTION api_key_internal.unprotected()
 RETURNS TABLE ("table" text, protected_by text, missing text[], hint text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
 AS $$
 DECLARE
     v_whole regclass;
@@ -108,7 +108,7 @@ BEGIN
                 SELECT format('default of %I', v_column)
                 WHERE api_key_internal.column_default(v_part, v_column) IS DISTINCT FROM 'api_key.current_tenant_id()'
                 UNION ALL
-                SELECT api_key_internal.missing(v_part, 'tenant', api_key_internal.tenant_policies(v_part, v_column,
+                SELECT api_key_internal.missing(v_part, 'tenant', api_key_internal.tenant_policies(v_column,
                     CASE WHEN v_isolated."table" = v_part THEN v_isolated.permits
                          ELSE api_key_internal.own_policies(v_part) = '{}' END))
                 UNION ALL

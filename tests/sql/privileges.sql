@@ -210,7 +210,7 @@ FROM unnest(ARRAY[
     'api_key_internal.policy_definitions(regclass,text)',
     'api_key_internal.reference_lookup(oid)',
     'api_key_internal.resource_rule(api_key_internal.resources,boolean,text[])',
-    'api_key_internal.tenant_policies(regclass,name,boolean)',
+    'api_key_internal.tenant_policies(name,boolean)',
     'api_key_internal.watch_moves(regclass)',
     'api_key_internal.wholes(regclass)',
     'api_key_internal.tenant_column(regclass)',
@@ -322,7 +322,7 @@ WHERE CASE prokind WHEN 'p' THEN prosecdef
            ELSE (prosecdef OR lanname IN ('sql', 'plpgsql'))
                 AND NOT coalesce(proconfig && '{"search_path=pg_catalog, pg_temp"}', false) END;
 -- SECURITY DEFINER are only functions that callers may call, or that their policies and views run.
-SELECT function FROM functions WHERE prosecdef AND function NOT LIKE 'api\_key.%';
+SELECT function FROM functions WHERE prosecdef AND function NOT LIKE 'api\_key.%' ORDER BY 1;
 
 -- Every function, table, view, type and schema has a comment whose first line is a sentence.
 SELECT object, split_part(comment, E'\n', 1) AS first_line
