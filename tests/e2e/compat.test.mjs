@@ -5,7 +5,7 @@ import assert from 'node:assert/strict'
 import { createHash, randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { before, describe, it } from 'node:test'
-import { call, forged, useCluster, userClaims, value, withWrongSecret } from './harness.mjs'
+import { call, forged, stats, useCluster, userClaims, value, withWrongSecret } from './harness.mjs'
 
 const PROFILES = ['bearer_row', 'jsonb_envelope', 'table_row', 'any_name', 'stored_hash_pair']
 const VECTORS = readFileSync(new URL('../vectors/legacy.txt', import.meta.url), 'utf8').split('\n')
@@ -253,6 +253,19 @@ describe('legacy calling conventions through PostgREST', () => {
         assert.equal(await compare('plain', hash), false, hash)
       }
       assert.equal(await compare(null, VECTORS[0].hash), false)
+    })
+
+    it('hashes within the bounds of all hashes, and no text or hash that no key may have', async () => {
+      const run = async () => (await stats(admin)).hashes_run
+      const before = await run()
+      const { hash, text } = VECTORS.find(({ scheme }) => scheme === 'argon2')
+      assert.equal(await compare(text, hash), true)
+      assert.equal(await run(), before + 1)
+      assert.equal(await compare('x'.repeat(513), hash), false)
+      assert.equal(await compare(text, hash.replace(/m=\d+/, 'm=4294967295')), false)
+      assert.equal(await compare(text, hash.replace(/t=\d+/, 't=1000000')), false)
+      assert.equal(await compare(text, '$2b$31$9WGB9f8D8rZ97bQTkPeUMemdUDYP0m2dpbxLqCzTapcpST8JgeEbC'), false)
+      assert.equal(await run(), before + 1)
     })
 
     it('is for nobody else: it would be an oracle', async () => {

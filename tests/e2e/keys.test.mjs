@@ -341,7 +341,7 @@ describe('keys through PostgREST', () => {
     }
     const anon = ['admit_request', 'authenticate_request', 'authorize', 'current_api_key', 'current_key_id',
       'current_scopes', 'current_tenant_id', 'current_user_id', 'has_scope', 'require_authorization', 'require_scope',
-      'revoke_own_api_key', 'verify_api_key', 'verify_api_key_hash'].map((name) => `/rpc/${name}`)
+      'revoke_own_api_key', 'verify_api_key', 'verify_api_key_hash', 'verify_api_key_row'].map((name) => `/rpc/${name}`)
     assert.deepEqual(await paths(undefined), anon)
     const [user, all] = [await paths(userClaims()), await paths(service)]
     assert.ok(anon.every((path) => user.includes(path)) && user.every((path) => all.includes(path)))
