@@ -15,7 +15,7 @@ use super::shared::{self, Place, State};
 use super::verify::Suspects;
 use super::work_area::WorkArea;
 use crate::core::key::PresentedKey;
-use crate::core::legacy::{self, Scheme};
+use crate::core::legacy::{self, Imported, Refused, Scheme};
 use crate::core::verdict::Code;
 
 /// Finds what a text that is none of ours may be the key of: by the text itself, by its digests,
@@ -96,7 +96,7 @@ fn legacy_credential(hash: &str, scheme: Option<&str>) -> Option<pgrx::JsonB> {
         });
         (stored, Some(root_key.of_text(hash.as_bytes())))
     } else {
-        let imported = legacy::import(scheme, hash).ok()?;
+        let imported = import(scheme, hash)?;
         let handle = imported.digest.map(|digest| root_key.of_digest(scheme, &digest));
         (imported.stored, handle)
     };
@@ -111,6 +111,15 @@ fn legacy_credential(hash: &str, scheme: Option<&str>) -> Option<pgrx::JsonB> {
         "handle": handle.map(|handle| base16ct::lower::encode_string(&handle)),
         "imported": base16ct::lower::encode_string(&imported),
     })))
+}
+
+/// Reads a hash from elsewhere; `None` if it is not one of the scheme.
+fn import(scheme: Scheme, hash: &str) -> Option<Imported> {
+    match legacy::import(scheme, hash) {
+        Ok(imported) => Some(imported),
+        Err(Refused::Malformed) => None,
+        Err(Refused::TooCostly) => Error::TooCostly.raise(),
+    }
 }
 
 /// A bare legacy hash, wrapped in argon2id. Waits for room as long as it takes.
@@ -128,8 +137,7 @@ fn wrap_hash(stored: &str) -> String {
 /// hash.
 #[pg_extern(sql = false)]
 fn matches_hash(text: &str, hash: &str) -> Option<bool> {
-    let stored = legacy::detect(hash).and_then(|scheme| legacy::import(scheme, hash).ok());
-    let Some(imported) = stored else {
+    let Some(imported) = legacy::detect(hash).and_then(|scheme| import(scheme, hash)) else {
         return Some(false);
     };
     shared::with(|state| {
