@@ -102,11 +102,11 @@ BEGIN
     IF v_credential IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid hash',
             -- A scheme that is none may be the hash, in the wrong place.
-            DETAIL = CASE WHEN p_scheme IS NULL THEN 'It is not of a form that is known, or costs more than is allowed.'
+            DETAIL = CASE WHEN p_scheme IS NULL THEN 'It is not of a form that is known.'
                 WHEN p_scheme IN ('md5', 'sha1', 'sha256', 'sha512', 'bcrypt', 'argon2', 'plaintext')
-                THEN format('It is not a hash of the scheme %s, or costs more than is allowed.', p_scheme)
+                THEN format('It is not a hash of the scheme %s.', p_scheme)
                 ELSE 'There is no such scheme.' END,
-            HINT = 'Schemes: md5, sha1, sha256, sha512 (hexadecimal, base64, base64url), bcrypt (cost 4 to 14), argon2 (PHC string, memory times passes up to 512 MiB, up to 64 passes and 64 lanes), plaintext (1 to 512 bytes).';
+            HINT = 'Schemes: md5, sha1, sha256, sha512 (hexadecimal, base64, base64url), bcrypt, argon2 (PHC string), plaintext (1 to 512 bytes).';
     END IF;
     v_key.key_id := coalesce(v_key.key_id, gen_random_uuid());
     v_key.secret_version := 1;
@@ -199,7 +199,7 @@ $$;
 COMMENT ON FUNCTION api_key.import_api_key_hash IS
 $$Adopts one key with the hash that it has: its text stays valid.
 
-p_scheme: md5, sha1, sha256, sha512 (hexadecimal in either case, base64 or base64url), bcrypt (up to cost 14), argon2 (PHC string, up to 512 MiB of memory times passes), or plaintext (hashed on the way in). p_key_prefix: what the text begins with, needed to find bcrypt and argon2 keys; the longer, the better. The others are as of issue_api_key; the limits of tiers are not applied.
+p_scheme: md5, sha1, sha256, sha512 (hexadecimal in either case, base64 or base64url), bcrypt (up to cost 14), argon2 (PHC string, up to 256 MiB of memory times passes), or plaintext (hashed on the way in). p_key_prefix: what the text begins with, needed to find bcrypt and argon2 keys; the longer, the better. The others are as of issue_api_key; the limits of tiers are not applied.
 Result: the key's id. Errors: 22023 not a hash of the scheme, 23505 imported already, 55000 the root key cannot be used.$$;
 
 -- Apart from import_api_keys, which runs with the rights of the caller: what it reads is judged by them.

@@ -19,9 +19,9 @@ pub struct Cost {
     pub parallelism: u32,
 }
 
-/// The most that one hash may work through, as KiB of memory times passes: a fifth of a second. No
+/// The most that one hash may work through, as KiB of memory times passes: a tenth of a second. No
 /// query is cancelled within a hash, so it must be short.
-const MOST_WORK: u64 = 512 * 1024;
+const MOST_WORK: u64 = 256 * 1024;
 /// The most passes and lanes of a hash from elsewhere: many small ones cost more than their work.
 const MOST_ITERATIONS: u32 = 64;
 const MOST_PARALLELISM: u32 = 64;
@@ -30,7 +30,7 @@ const MOST_PARALLELISM: u32 = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HashError {
     /// The cost is outside argon2's bounds, such as less than 8 KiB of memory a lane, or outside
-    /// ours: 512 MiB of memory times passes.
+    /// ours: 256 MiB of memory times passes.
     #[error("argon2 parameters are out of range")]
     Cost,
     /// The stored text is not the PHC string of an argon2 hash.
@@ -225,7 +225,7 @@ mod tests {
     fn a_cost_that_argon2_cannot_have_is_refused_and_one_that_takes_long() {
         let mut rng = StdRng::seed_from_u64(3);
         for (memory_kib, iterations, parallelism) in
-            [(8, 1, 2), (512 * 1024 + 1, 1, 1), (1024, 513, 1), (u32::MAX, u32::MAX, 1)]
+            [(8, 1, 2), (256 * 1024 + 1, 1, 1), (1024, 257, 1), (u32::MAX, u32::MAX, 1)]
         {
             let cost = Cost { memory_kib, iterations, parallelism };
             assert_eq!(hash(b"secret", cost, &mut rng, area), Err(HashError::Cost), "{cost:?}");

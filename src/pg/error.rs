@@ -12,6 +12,9 @@ pub enum Error {
     /// argon2 refuses the settings.
     #[error("argon2 parameters are out of range")]
     Cost,
+    /// A hash from elsewhere takes too long to check.
+    #[error("invalid hash")]
+    TooCostly,
     /// A stored hash cannot be read.
     #[error("a stored hash of an API key is damaged")]
     StoredHash,
@@ -82,8 +85,13 @@ impl Error {
         match self {
             Self::Cost => (
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-                "argon2 needs at least 8 KiB of memory for each lane; memory times passes may be 512 MiB at most.",
-                "Set api_key.argon2_memory_kib to at least 8 times api_key.argon2_parallelism, and its product with api_key.argon2_iterations to at most 524288.",
+                "argon2 needs at least 8 KiB of memory for each lane; memory times passes may be 256 MiB at most.",
+                "Set api_key.argon2_memory_kib to at least 8 times api_key.argon2_parallelism, and its product with api_key.argon2_iterations to at most 262144.",
+            ),
+            Self::TooCostly => (
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "It costs more to check than is allowed.",
+                "bcrypt may have cost 14, argon2 256 MiB of memory times passes, 64 passes and 64 lanes. Issue a new key instead.",
             ),
             Self::StoredHash => (
                 PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,

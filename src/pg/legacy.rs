@@ -15,7 +15,7 @@ use super::shared::{self, Counter, Place, State};
 use super::verify::Suspects;
 use super::work_area::WorkArea;
 use crate::core::key::PresentedKey;
-use crate::core::legacy::{self, Scheme};
+use crate::core::legacy::{self, Imported, Refused, Scheme};
 use crate::core::verdict::Code;
 
 /// Finds what a text that is none of ours may be the key of: by the text itself, by its digests,
@@ -105,7 +105,7 @@ fn legacy_credential(hash: Option<&str>, scheme: Option<&str>) -> Option<pgrx::J
         });
         (stored, Some(root_key.of_text(hash.as_bytes())))
     } else {
-        let imported = legacy::import(scheme, hash).ok()?;
+        let imported = import(scheme, hash)?;
         let handle = imported.digest.map(|digest| root_key.of_digest(scheme, &digest));
         (imported.stored, handle)
     };
@@ -120,6 +120,15 @@ fn legacy_credential(hash: Option<&str>, scheme: Option<&str>) -> Option<pgrx::J
         "handle": handle.map(|handle| base16ct::lower::encode_string(&handle)),
         "imported": base16ct::lower::encode_string(&imported),
     })))
+}
+
+/// Reads a hash from elsewhere; `None` if it is not one of the scheme.
+fn import(scheme: Scheme, hash: &str) -> Option<Imported> {
+    match legacy::import(scheme, hash) {
+        Ok(imported) => Some(imported),
+        Err(Refused::Malformed) => None,
+        Err(Refused::TooCostly) => Error::TooCostly.raise(),
+    }
 }
 
 /// A bare legacy hash, wrapped in argon2id. Waits for room as long as it takes.
@@ -137,7 +146,7 @@ fn wrap_hash(stored: &str) -> String {
 /// an imported key does: the bounds of what is imported, and room among the hashes at a time.
 #[pg_extern(sql = false)]
 fn matches_hash(text: &str, hash: &str) -> bool {
-    let imported = legacy::detect(hash).and_then(|scheme| legacy::import(scheme, hash).ok());
+    let imported = legacy::detect(hash).and_then(|scheme| import(scheme, hash));
     let Some(imported) = imported.filter(|_| text.len() <= legacy::MAX_TEXT) else {
         return false;
     };

@@ -3,7 +3,8 @@
 //! It costs a slow hash for each of them, and anybody may ask for it. So it has a time, its hashes
 //! take turns with those of others, and what it has done is remembered for the next call.
 
-use std::time::{Duration, Instant};
+use std::cell::Cell;
+use std::time::Instant;
 
 use pgrx::pg_sys;
 
@@ -88,12 +89,15 @@ struct Scan<'a> {
     place: Place,
     purpose: Purpose,
     begun: Instant,
+    hashes: Cell<u32>,
 }
 
 impl<'a> Scan<'a> {
     fn begin(state: &'a State, handle: Handle, now: i64) -> Self {
         let place = Place::here(handle);
-        let mut scan = Self { state, place, purpose: Purpose::Fresh, begun: Instant::now() };
+        let begun = Instant::now();
+        let hashes = Cell::new(0);
+        let mut scan = Self { state, place, purpose: Purpose::Fresh, begun, hashes };
         scan.purpose = Progress::purpose(scan.progress(), now);
         if scan.purpose == Purpose::Resumed {
             state.count(Counter::ScansResumed);
@@ -118,11 +122,13 @@ impl<'a> Scan<'a> {
             Purpose::Resumed => left,
             _ => left.min(settings::hash_queue_timeout()),
         };
-        let room = if left > Duration::ZERO {
-            Room::wait(self.state, self.purpose, patience)
-        } else {
+        // Each call gets further by one hash at least, if there is room.
+        let room = if left.is_zero() && self.hashes.get() > 0 {
             None
+        } else {
+            Room::wait(self.state, self.purpose, patience)
         };
+        self.hashes.set(self.hashes.get() + 1);
         room.ok_or_else(|| {
             self.update(|progress| progress.pause(time()));
             self.state.count(Counter::ScansPaused);

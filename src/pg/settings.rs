@@ -187,9 +187,9 @@ pub fn register(preloading: bool) {
     integer(
         c"api_key.argon2_memory_kib",
         c"Memory of argon2id for new secrets, in KiB.",
-        c"At least 8 times api_key.argon2_parallelism; times api_key.argon2_iterations at most 524288.",
+        c"At least 8 times api_key.argon2_parallelism; times api_key.argon2_iterations at most 262144.",
         &ARGON2_MEMORY_KIB,
-        (8, 512 * 1024),
+        (8, 256 * 1024),
         (Suset, plain),
     );
     integer(

@@ -268,32 +268,73 @@ SELECT pg_temp.code('read only');
 SELECT api_key.revoke_own_api_key('read only');
 TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.audit_log;
 
--- Found by prefix: the longest ones first, and no more than legacy_scan_limit of them.
+-- What would take long to check.
+SELECT what, pg_temp.outcome(format('SELECT api_key.import_api_key_hash(%L, %L, NULL)', hash, scheme)) AS outcome
+FROM (VALUES
+    ('bcrypt, cost 14', '$2b$14$abcdefghijklmnopqrstuu7e.qfVSCmpizAx7IiFi9tgEOIPJB1Au', 'bcrypt'),
+    ('bcrypt, cost 15', '$2b$15$abcdefghijklmnopqrstuu7e.qfVSCmpizAx7IiFi9tgEOIPJB1Au', 'bcrypt'),
+    ('argon2, 256 MiB', '$argon2id$v=19$m=262144,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc', 'argon2'),
+    ('argon2, 64 MiB five times', '$argon2id$v=19$m=65536,t=5,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc', 'argon2'),
+    ('argon2, 65 passes', '$argon2id$v=19$m=64,t=65,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc', 'argon2'),
+    ('argon2, 65 lanes', '$argon2id$v=19$m=4096,t=1,p=65$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc', 'argon2'),
+    ('argon2, a salt of 49 bytes', '$argon2id$v=19$m=64,t=1,p=1$' || repeat('a', 66) || '$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc', 'argon2'),
+    ('argon2, a hash of 65 bytes', '$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ$' || repeat('a', 87), 'argon2')) AS c (what, hash, scheme);
+SELECT api_key_internal.matches_hash('text', '$2b$15$abcdefghijklmnopqrstuu7e.qfVSCmpizAx7IiFi9tgEOIPJB1Au');
+SET api_key.argon2_memory_kib = 262144;
+SET api_key.argon2_iterations = 2;
+SELECT api_key.issue_api_key();
+SET api_key.argon2_memory_kib = 64;
+SET api_key.argon2_iterations = 1;
+
+-- Found by prefix, the longest ones first, however many share one.
 CREATE TEMP TABLE salted AS SELECT hash, text, row_number() OVER (ORDER BY n) AS n FROM vectors
 WHERE scheme = 'bcrypt' AND text = 'sk_live_legacy-key.0001';
-CREATE TABLE regress_salted AS SELECT hash, 'sk_live_'::text AS prefix FROM salted WHERE n <= 3;
-INSERT INTO regress_salted VALUES ('$2b$04$T5zykEJgyg2yAXyWmDlvBeQUnIwRaYwpt.LahKHlo7iDBkL/RKdwK', 'sk_live_');
-SET api_key.legacy_scan_limit = 3;
-SELECT api_key.import_api_keys('regress_salted', '{"hash": "hash", "key_prefix": "prefix"}', 'auto');
-SELECT pg_temp.code('sk_live_legacy-key.0001');
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.audit_log;
-SET api_key.legacy_scan_limit = 4;
-SELECT api_key.import_api_keys('regress_salted', '{"hash": "hash", "key_prefix": "prefix"}', 'bcrypt');
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.audit_log;
--- Two that are not the text's stand before the one that is.
-SELECT count(api_key.import_api_key_hash(hash, 'bcrypt', NULL, 'sk_')) AS imported
-FROM (VALUES ('$2b$04$T5zykEJgyg2yAXyWmDlvBeQUnIwRaYwpt.LahKHlo7iDBkL/RKdwK'), ('$2b$04$VkSZZ/HNyAr7amb/A1wZC.b9RJIBnUMGHxX5Jvqavz3ahoqD9u5pC')) AS c (hash);
-SELECT api_key.import_api_key_hash(hash, 'bcrypt', NULL, 'sk') IS NOT NULL AS imported FROM salted WHERE n = 1;
+\set other_salt '$2b$04$T5zykEJgyg2yAXyWmDlvBeQUnIwRaYwpt.LahKHlo7iDBkL/RKdwK'
+CREATE TABLE regress_salted AS
+SELECT md5(n::text)::uuid AS id, overlay(:'other_salt' PLACING lpad(n::text, 4, '0') FROM 50) AS hash, 'sk_'::text AS prefix
+FROM generate_series(1, 40) AS n;
+SELECT api_key.import_api_keys('regress_salted', '{"key_id": "id", "hash": "hash", "key_prefix": "prefix"}', 'auto');
 CALL api_key.migrate_legacy_hashes();
-SET api_key.legacy_scan_limit = 2;
-SELECT pg_temp.code('sk_live_legacy-key.0001');
-SET api_key.legacy_scan_limit = 3;
-SELECT pg_temp.code('sk_live_legacy-key.0001');
+-- The one that is the text's comes last.
+SELECT api_key.import_api_key_hash(hash, 'bcrypt', NULL, 'sk') IS NOT NULL AS imported FROM salted WHERE n = 1;
+CREATE FUNCTION pg_temp.hashes(p_api_key text, OUT code text, OUT hashes bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT -hashes_run INTO hashes FROM api_key.stats;
+    code := api_key.verify_api_key(p_api_key) ->> 'code';
+    SELECT hashes + hashes_run INTO hashes FROM api_key.stats;
+END
+$$;
+SELECT * FROM pg_temp.hashes('sk_live_legacy-key.0001');
 -- From its first success on it has a direct way.
 SELECT api_key.flush_usage();
-SET api_key.legacy_scan_limit = 1;
+SELECT * FROM pg_temp.hashes('sk_live_legacy-key.0001');
+-- Another text of the prefix is hashed for each of the others, also when it is asked again.
+SELECT h.* FROM generate_series(1, 2) AS n, pg_temp.hashes('sk_live_legacy-key.0002') AS h;
+-- A call that has no time for all of them leaves the rest to the next one, which goes on from there.
+SELECT scans_resumed AS resumed, scans_paused AS paused FROM api_key.stats \gset before_
+SET api_key.legacy_scan_time = '1ms';
+CREATE FUNCTION pg_temp.calls(p_api_key text, OUT codes text[], OUT hashes bigint) LANGUAGE plpgsql AS $$
+DECLARE
+    v_call record;
+BEGIN
+    hashes := 0;
+    LOOP
+        v_call := pg_temp.hashes(p_api_key);
+        hashes := hashes + v_call.hashes;
+        codes := CASE WHEN v_call.code = ANY (codes) THEN codes ELSE codes || v_call.code END;
+        EXIT WHEN v_call.code <> 'OVERLOADED';
+    END LOOP;
+END
+$$;
+SELECT * FROM pg_temp.calls('sk_live_legacy-key.0003');
+SELECT scans_resumed - :before_resumed > 0 AS resumed, scans_paused - :before_paused > 0 AS paused FROM api_key.stats;
+RESET api_key.legacy_scan_time;
+-- Wrong texts cost no holder his first use: there is no budget of the prefix.
+SET api_key.failure_limit = 1;
+SELECT pg_temp.code('sk_live_' || n) AS code FROM generate_series(1, 3) AS n;
+SELECT api_key.import_api_key_hash(hash, 'bcrypt', NULL, 'sk') IS NOT NULL AS imported FROM salted WHERE n = 2;
 SELECT pg_temp.code('sk_live_legacy-key.0001');
-RESET api_key.legacy_scan_limit;
+SET api_key.failure_limit = 1000000;
 TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.audit_log;
 DROP TABLE regress_salted;
 

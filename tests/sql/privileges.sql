@@ -176,6 +176,7 @@ FROM unnest(ARRAY[
     'api_key_internal.make_room(uuid,text,uuid)',
     'api_key_internal.mask(text,uuid)',
     'api_key_internal.masked(api_key_internal.keys)',
+    'api_key_internal.no_room_to_hash()',
     'api_key_internal.prove_possession(text)',
     'api_key_internal.refuse(text,integer,text,text,text,text,json)',
     'api_key_internal.request_role()',
