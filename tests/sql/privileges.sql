@@ -148,6 +148,7 @@ FROM unnest(ARRAY[
     'api_key_internal.is_scope(text)',
     'api_key_internal.issued(api_key_internal.keys)',
     'api_key_internal.legacy_credential(text,text)',
+    'api_key_internal.lock_tier(uuid,text)',
     'api_key_internal.locked_key(uuid,api_key_internal.caller)',
     'api_key_internal.make_key(text,uuid)',
     'api_key_internal.make_policy(regclass,text,text,text,text)',
@@ -192,6 +193,7 @@ FROM unnest(ARRAY[
     'api_key_internal.warn_of(regclass,jsonb)',
     'api_key_internal.ways_past_policies(regclass,name[])',
     'api_key_internal.write_pending(jsonb)',
+    'api_key_internal.write_refusals(jsonb)',
     'api_key_internal.write_usage(uuid[],bigint[],bigint[],bigint[],text[])']) AS function;
 
 CREATE ROLE regress_nobody;
