@@ -170,6 +170,7 @@ FROM unnest(ARRAY[
     'api_key_internal.restore_default(regclass,name,text,regclass)',
     'api_key_internal.run_as_owner(regclass,text)',
     'api_key_internal.run_restricted(oid,text)',
+    'api_key_internal.lock_tier(uuid,text)',
     'api_key_internal.locked_key(uuid,api_key_internal.caller)',
     'api_key_internal.make_key(text,uuid)',
     'api_key_internal.make_policy(regclass,text,text,text,text)',
@@ -220,6 +221,7 @@ FROM unnest(ARRAY[
     'api_key_internal.warn_of(regclass,jsonb)',
     'api_key_internal.ways_past_policies(regclass,name[])',
     'api_key_internal.write_pending(jsonb)',
+    'api_key_internal.write_refusals(jsonb)',
     'api_key_internal.write_usage(uuid[],bigint[],bigint[],bigint[],text[])']) AS function;
 -- What triggers and policies of others' tables run, and the view api_key.protection: nobody can name them.
 INSERT INTO expected
