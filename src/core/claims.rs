@@ -50,7 +50,9 @@ mod tests {
     #[test]
     fn a_claim_of_another_form_is_as_one_that_is_not_there() {
         let nobody = Claims::default();
-        for json in ["", "null", "[]", "1e999", r#"{"sub": "nobody", "tier": 1, "scopes": {}}"#, "{"] {
+        for json in
+            ["", "null", "[]", "1e999", r#"{"sub": "nobody", "tier": 1, "scopes": {}}"#, "{"]
+        {
             assert_eq!(Claims::read(json), nobody, "{json}");
         }
     }

@@ -42,10 +42,7 @@ impl<'a> Headers<'a> {
     /// The texts that may be keys: the headers of these names. White space around a value is no part
     /// of it (RFC 9110, section 5.5), but PostgREST leaves what follows.
     pub fn keys(&self, names: &[String]) -> impl Iterator<Item = &str> {
-        names
-            .iter()
-            .flat_map(|name| self.values(name))
-            .map(|text| text.trim_matches([' ', '\t']))
+        names.iter().flat_map(|name| self.values(name)).map(|text| text.trim_matches([' ', '\t']))
     }
 
     /// The text that may be a key.
