@@ -83,8 +83,8 @@ async function main() {
     clients: { type: 'string', default: '4' }, keys: { type: 'string', default: '100000' } } })
   const [rounds, seconds, clients, keys] =
     ['rounds', 'seconds', 'clients', 'keys'].map((name) => Number(values[name]))
-  const base = await prepare('other', values.base, { clients, keys })
-  const ours = await prepare('new', undefined, { clients, keys })
+  const [base, ours] = await Promise.all(
+    [prepare('other', values.base, { clients, keys }), prepare('new', undefined, { clients, keys })])
 
   const report = new Report()
   let failed = false

@@ -72,6 +72,8 @@ class Judge {
 }
 
 async function fill(cluster, name) {
+  // A test before may have brought it down.
+  await until('the server', () => cluster.connect('postgres').then((client) => client.end().then(() => true), () => false))
   await cluster.database(name, { extension: false })
   const owner = await cluster.connect(name)
   await owner.query(`${OBJECTS}; ${ROLES.slice(1).map((role) => `ALTER ROLE ${role} LOGIN`).join(';')}`)
