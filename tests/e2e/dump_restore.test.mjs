@@ -151,6 +151,9 @@ describe('keys after dump and restore', () => {
 
       it('gives back isolated tables and protected resources, and the way back from them', async () => {
         assert.deepEqual(await guards(db), guarded)
+        const { rows: protection } = await db.query('SELECT "table", missing FROM api_key.protection ORDER BY 1')
+        assert.deepEqual(protection.map(({ table, missing }) => [table, missing]),
+          [['app.days', []], ['app.days_1', []], ['app.notes', []], ['app.notes', []]])
         const authorized = (id) => call(db, 'authorize', { p_resource_type: 'note', p_resource_id: id, p_action: 'read' })
         assert.deepEqual([await authorized('1'), await authorized('2')], [true, false])
         await db.query(`SELECT api_key.remove_resource('note'), api_key.remove_tenant_isolation('app.notes'),

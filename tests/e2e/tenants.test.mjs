@@ -322,10 +322,10 @@ describe('two tenants', () => {
   })
 
   describe('rows of another tenant', () => {
-    const refused = ([, them], author) => [
+    const refused = ([me, them], author) => [
       { method: 'POST', path: '/authors', body: { tenant_id: them.id, name: 'new' } },
       { method: 'POST', path: '/authors', body: { tenant_id: them.id, name: 'new' }, prefer: 'return=minimal' },
-      { method: 'POST', path: '/authors', body: [{ name: 'good' }, { tenant_id: them.id, name: 'new' }], prefer: representation },
+      { method: 'POST', path: '/authors', body: [{ tenant_id: me.id, name: 'good' }, { tenant_id: them.id, name: 'new' }], prefer: representation },
       { method: 'POST', path: '/authors?columns=tenant_id,name', body: { tenant_id: null, name: 'new' } },
       { method: 'POST', path: '/authors?on_conflict=tenant_id,name', body: { tenant_id: them.id, name: 'new' }, prefer: upsert('merge-duplicates') },
       { method: 'POST', path: '/authors?on_conflict=tenant_id,name', body: { tenant_id: them.id, name: 'new' }, prefer: upsert('ignore-duplicates') },
