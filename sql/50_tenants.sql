@@ -211,7 +211,7 @@ BEGIN
     DELETE FROM api_key_internal.isolated_tables AS i
     WHERE i."table" = p_table AND i."table" NOT IN (SELECT oid FROM pg_class)
     RETURNING jsonb_build_object('table', i.name, 'column', i."column", 'policies_dropped', '{}'::text[],
-        'default', NULL, 'index_dropped', NULL, 'row_security', NULL) INTO v_result;
+        'default', NULL, 'default_lost', NULL, 'index_dropped', NULL, 'row_security', NULL) INTO v_result;
     IF FOUND THEN
         PERFORM api_key_internal.audit('tenant_isolation_removed', NULL, NULL, NULL, v_result);
         RETURN v_result;

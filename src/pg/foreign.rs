@@ -89,10 +89,12 @@ impl Drop for AsOwner {
     }
 }
 
-/// Whether code runs with the rights of a table's owner, or of whoever else is not the session's.
+/// Whether PostgreSQL or this room runs code of a table's owner with that owner's rights, while the
+/// session is someone else's: also that of indexes, which PostgreSQL plans as the owner when it checks a
+/// foreign key.
 pub fn is_restricted() -> bool {
     // SAFETY: reads this process's security context.
-    unsafe { pg_sys::InSecurityRestrictedOperation() }
+    unsafe { pg_sys::InSecurityRestrictedOperation() || pg_sys::InNoForceRLSOperation() }
 }
 
 /// Whether the rights of a role of the session may be lent to a condition: not to one that is asked by

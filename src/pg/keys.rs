@@ -63,13 +63,10 @@ pub fn operating_system_rng() -> impl rand::CryptoRng {
     rand::rand_core::UnwrapErr(SysRng)
 }
 
-/// Whether PostgreSQL runs code of a table's owner with that owner's rights (ANALYZE, REINDEX,
-/// REFRESH MATERIALIZED VIEW, and what it does itself for foreign keys), while the session is someone
-/// else's.
+/// See [`foreign::is_restricted`].
 #[pg_extern(sql = false)]
 fn in_restricted_operation() -> bool {
-    // SAFETY: reads this process's security context.
-    foreign::is_restricted() || unsafe { pg_sys::InNoForceRLSOperation() }
+    foreign::is_restricted()
 }
 
 /// Active keys of a user in a tier, under a snapshot of this moment.
