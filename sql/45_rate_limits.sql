@@ -82,7 +82,7 @@ $$;
 COMMENT ON FUNCTION api_key.define_rate_limit IS
 $$Defines a rate limit, or redefines it: p_limit requests in p_period, of which p_burst may come at once.
 
-p_burst: NULL for as many as p_limit. p_per: what authenticate_request counts requests by: key, user, tenant, tier or client (address); NULL: it does not, check_rate_limit does. p_tier, p_method, p_path: counts only requests of this tier, this method (GET, which includes HEAD, ...; a STABLE function can be called by GET and by POST), this path (a pattern as of LIKE, such as /rpc/%). The algorithm is GCRA: in any time t at most p_burst + t * p_limit / p_period get through. A change holds from the next statement on; other numbers begin with the whole burst, the same ones go on counting. Counts are in shared memory: a restart forgets them, and a standby has its own.
+p_burst: NULL for as many as p_limit. p_per: what authenticate_request counts requests by: key, user, tenant, tier or client (address); NULL: it does not, check_rate_limit does. p_tier, p_method, p_path: counts only requests of this tier, this method (GET, which includes HEAD, ...; a STABLE function can be called by GET and by POST), this path (a pattern as of LIKE, such as /rpc/%). The algorithm is GCRA: in any time t at most p_burst + t * p_limit / p_period get through. A change holds from the next statement on; other numbers begin with the whole burst, the same ones go on counting. Counts are in shared memory: a restart forgets them, and a standby has its own. Of one user's keys p_per key counts at most 256 apart, or a sixteenth of api_key.rate_limit_entries; further ones share one count.
 Errors: 22023.$$;
 
 CREATE FUNCTION api_key.remove_rate_limit(p_name text)
@@ -109,5 +109,5 @@ AS 'MODULE_PATHNAME', 'check_rate_limit';
 COMMENT ON FUNCTION api_key.check_rate_limit IS
 $$Counts p_cost requests of a subject against a rate limit, if they are within it. It never raises because the answer is no.
 
-p_subject: any text, such as a user's id; the id of a key, user or tenant is the subject under which authenticate_request counts. Result: {allowed, limit, remaining, retry_after, reset}: remaining is how many more may come at once; retry_after in how many seconds p_cost requests may come again (0 if allowed, null if p_cost is more than the burst), reset in how many seconds all of the burst may. Counts in READ ONLY transactions too, and stays counted if the transaction rolls back.
+p_subject: any text, such as a user's id; the id of a key, user or tenant is the subject under which authenticate_request counts. Subjects that it does not count yet have places of their own, as many. Result: {allowed, limit, remaining, retry_after, reset}: remaining is how many more may come at once; retry_after in how many seconds p_cost requests may come again (0 if allowed, null if p_cost is more than the burst), reset in how many seconds all of the burst may. Counts in READ ONLY transactions too, and stays counted if the transaction rolls back.
 Errors: 22023, 55000 without preloading.$$;

@@ -624,7 +624,7 @@ mod tests {
                         map.entry(key).and_modify(double);
                     }
                     Operation::TakeEven => {
-                        let even = |key: &Key| key.1 % 2 == 0;
+                        let even = |key: &Key| key.1.is_multiple_of(2);
                         let mut taken = table.each(|shard| shard.take(|key, _| even(key))).concat();
                         let mut expected: Vec<_> = map.extract_if(|key, _| even(key)).collect();
                         taken.sort_unstable();
