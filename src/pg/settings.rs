@@ -308,7 +308,7 @@ pub fn register(preloading: bool) {
     GucRegistry::define_string_guc(
         c"api_key.root_key_command",
         c"Shell command that prints the root key, instead of a file.",
-        c"64 hexadecimal digits on its standard output.",
+        c"64 hexadecimal digits on its standard output, within 10 seconds. After a failure it rests for 10 seconds.",
         &ROOT_KEY_COMMAND,
         Sighup,
         hidden,
