@@ -234,7 +234,7 @@ for (const [name, open] of Object.entries(DOORS)) {
 async function whileHashing(action) {
   const session = await cluster.connect('app')
   const pid = await value(session, 'SELECT pg_backend_pid()')
-  await session.query('SET api_key.argon2_memory_kib = 19456; SET api_key.argon2_iterations = 40')
+  await session.query('SET api_key.argon2_memory_kib = 19456; SET api_key.argon2_iterations = 13')
   const { api_key: costly } = await issue(session)
   const running = async () => (await stats(db)).hashes_running
   const hashing = codeOf(session, costly)

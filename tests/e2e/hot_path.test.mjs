@@ -112,10 +112,19 @@ describe('room to hash', () => {
     costly = await issueCosting(COSTLY)
   })
 
+  /** A key that nothing matches: its hash says that it cost as much, which no setting allows. */
   async function issueCosting({ memory, iterations }) {
     const issuer = await cluster.connect('app')
-    await issuer.query(`SET api_key.argon2_memory_kib = ${memory}`)
-    await issuer.query(`SET api_key.argon2_iterations = ${iterations}`)
+    const { api_key: key, key_id: id } = await issue(issuer)
+    await issuer.query(`UPDATE api_key_internal.keys SET secret_hash = regexp_replace(secret_hash,
+      'm=\\d+,t=\\d+', 'm=${memory},t=${iterations}') WHERE key_id = $1`, [id])
+    await issuer.end()
+    return key
+  }
+
+  async function issueAtCost({ memory, iterations }) {
+    const issuer = await cluster.connect('app')
+    await issuer.query(`SET api_key.argon2_memory_kib = ${memory}; SET api_key.argon2_iterations = ${iterations}`)
     const { api_key: key } = await issue(issuer)
     await issuer.end()
     return key
@@ -151,7 +160,7 @@ describe('room to hash', () => {
   it('lets those wait for whom there is none, and hashes no more at a time', async () => {
     const keys = []
     const waiters = crowd.slice(0, 6)
-    for (const client of waiters) keys.push([client, await issueCosting({ memory: 8192, iterations: 10 })])
+    for (const client of waiters) keys.push([client, await issueAtCost({ memory: 8192, iterations: 10 })])
     for (const [client] of keys) await client.query('SET api_key.hash_queue_timeout = 60000')
     const grown = await growth(admin, async () => {
       let most = 0
