@@ -307,12 +307,32 @@ export const ADDITIONS = (tables) => tables.flatMap((table) => [
   `CREATE INDEX ON ${table} (fuzz_two)`,
 ])
 
-/** What breaks them: the server has to stay up, and to say so. */
+/** Takes away what keeps a superuser from breaking our tables: views, and checks of types. */
+export const UNGUARD = `DO $do$
+  DECLARE
+    v_statement text;
+  BEGIN
+    FOR v_statement IN
+      SELECT format('ALTER EXTENSION api_key DROP VIEW %s', oid::regclass) FROM pg_class
+      WHERE relkind = 'v' AND relnamespace IN ('api_key'::regnamespace, 'api_key_internal'::regnamespace)
+      UNION ALL
+      SELECT format('DROP VIEW IF EXISTS %s CASCADE', oid::regclass) FROM pg_class
+      WHERE relkind = 'v' AND relnamespace IN ('api_key'::regnamespace, 'api_key_internal'::regnamespace)
+      UNION ALL
+      SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint
+      WHERE contype = 'c' AND connamespace = 'api_key_internal'::regnamespace
+    LOOP
+      BEGIN
+        EXECUTE v_statement;
+      EXCEPTION WHEN dependent_objects_still_exist THEN NULL;
+      END;
+    END LOOP;
+  END $do$`
+
+/** What breaks them, as a later version may with this library loaded: the server has to stay up. */
 export const DAMAGE = (columns) => columns.flatMap(({ table, column }) => [
   `ALTER TABLE ${table} DROP COLUMN "${column}" CASCADE`,
   `ALTER TABLE ${table} RENAME COLUMN "${column}" TO fuzz_renamed`,
-  `ALTER TABLE ${table} ALTER COLUMN "${column}" DROP NOT NULL, ALTER COLUMN "${column}" DROP DEFAULT`,
-  `ALTER TABLE ${table} ALTER COLUMN "${column}" TYPE bigint USING NULL`,
-  `ALTER TABLE ${table} ALTER COLUMN "${column}" TYPE text USING NULL`,
-  `ALTER TABLE ${table} ALTER COLUMN "${column}" TYPE bytea USING 'x'`,
+  ...["bigint USING 7", "text USING 'zzzzzzzzzzzzzzzzzzzzzz'", "bytea USING 'x'"].map((type) =>
+    `ALTER TABLE ${table} ALTER COLUMN "${column}" DROP DEFAULT, ALTER COLUMN "${column}" TYPE ${type}`),
 ])
