@@ -279,7 +279,7 @@ FROM (VALUES
     ('argon2, 65 lanes', '$argon2id$v=19$m=4096,t=1,p=65$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc', 'argon2'),
     ('argon2, a salt of 49 bytes', '$argon2id$v=19$m=64,t=1,p=1$' || repeat('a', 66) || '$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc', 'argon2'),
     ('argon2, a hash of 65 bytes', '$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ$' || repeat('a', 87), 'argon2')) AS c (what, hash, scheme);
-SELECT api_key_internal.matches_hash('text', '$2b$15$abcdefghijklmnopqrstuu7e.qfVSCmpizAx7IiFi9tgEOIPJB1Au');
+SELECT api_key.matches_hash('text', '$2b$15$abcdefghijklmnopqrstuu7e.qfVSCmpizAx7IiFi9tgEOIPJB1Au');
 SET api_key.argon2_memory_kib = 262144;
 SET api_key.argon2_iterations = 2;
 SELECT api_key.issue_api_key();
