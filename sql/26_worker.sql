@@ -35,6 +35,39 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION api_key_internal.write_usage IS 'Adds use counts that were kept in memory to those of the keys.';
 
+-- Whoever deletes a key and leaves the transaction open must not keep the counts of others from being
+-- written. Rows are not locked beforehand: that would write to the WAL for each of them.
+CREATE FUNCTION api_key_internal.write_free_usage(
+    p_key_ids uuid[], p_uses bigint[], p_failures bigint[], p_last_used_at bigint[],
+    p_last_used_ip text[])
+RETURNS uuid[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_held uuid[] := '{}';
+BEGIN
+    PERFORM api_key_internal.write_usage(
+        p_key_ids, p_uses, p_failures, p_last_used_at, p_last_used_ip);
+    RETURN v_held;
+EXCEPTION WHEN lock_not_available THEN
+    WITH free AS (
+        SELECT key_id FROM api_key_internal.key_usage
+        WHERE key_id = ANY (p_key_ids) FOR UPDATE SKIP LOCKED
+    )
+    SELECT coalesce(array_agg(key_id), '{}') INTO v_held FROM api_key_internal.key_usage
+    WHERE key_id = ANY (p_key_ids) AND key_id NOT IN (SELECT free.key_id FROM free);
+    PERFORM api_key_internal.write_usage(
+        array_agg(u.key_id), array_agg(u.uses), array_agg(u.failures), array_agg(u.last_used_at),
+        array_agg(u.last_used_ip))
+    FROM unnest(p_key_ids, p_uses, p_failures, p_last_used_at, p_last_used_ip) AS u
+        (key_id, uses, failures, last_used_at, last_used_ip)
+    WHERE u.key_id <> ALL (v_held);
+    RETURN v_held;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.write_free_usage IS 'As write_usage, but of rows that others hold for longer than lock_timeout: their keys are the result.';
+
 -- Each hour has at most 21 rows of each code, whatever callers vary: the twenty most frequent by key
 -- and client, and one of all others. They are counters: taken out, added to, and put back.
 CREATE FUNCTION api_key_internal.write_refusals(p_refusals jsonb)

@@ -239,6 +239,8 @@ unsafe extern "C-unwind" {
 thread_local! {
     /// What the worker has taken out of memory and not yet written.
     static IN_HAND: RefCell<Vec<Taken>> = const { RefCell::new(Vec::new()) };
+    /// Keys of the batch that is being written whose rows others hold: they are for the next flush.
+    static HELD: RefCell<Vec<pgrx::Uuid>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Puts back what an error, a termination or a shutdown kept from being written.
@@ -326,6 +328,13 @@ impl Taken {
         std::iter::once(first).chain(usage.map(|usage| Self { usage, ..Self::default() })).collect()
     }
 
+    /// Forgets all but the use counts of these keys.
+    fn keep(&mut self, keys: &[pgrx::Uuid]) {
+        self.usage
+            .retain(|(key, _)| keys.iter().any(|kept| kept.as_bytes() == key.key_id.as_bytes()));
+        self.refusals.clear();
+    }
+
     fn put_back(&self, state: &State) {
         for (key, usage) in &self.usage {
             super::recording::add_usage(state, *key, usage);
@@ -401,7 +410,10 @@ fn write(state: &State) -> bool {
         BackgroundWorker::transaction(|| {
             // From the commit on it is written, whatever comes next.
             register_xact_callback(PgXactCallbackEvent::Commit, || {
-                IN_HAND.with_borrow_mut(Vec::pop);
+                if let Some(mut written) = IN_HAND.with_borrow_mut(Vec::pop) {
+                    written.keep(&HELD.take());
+                    shared::with(|state| written.put_back(state));
+                }
             });
             // The extension, not a schema of its name: that one could be anybody's.
             // SAFETY: a catalog look-up in a transaction.
@@ -416,10 +428,12 @@ fn write(state: &State) -> bool {
             });
             let (ids, uses, failures, times, addresses) = usage;
             let written = written.and_then(|()| {
-                Spi::run_with_args(
-                    "SELECT api_key_internal.write_usage($1, $2, $3, $4, $5)",
+                let held = Spi::get_one_with_args::<Vec<pgrx::Uuid>>(
+                    "SELECT api_key_internal.write_free_usage($1, $2, $3, $4, $5)",
                     &[ids.into(), uses.into(), failures.into(), times.into(), addresses.into()],
-                )
+                )?;
+                HELD.set(held.unwrap_or_default());
+                Ok(())
             });
             if written.is_err() {
                 error!("the functions of api_key_internal that write cannot be called");

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { describe, it } from 'node:test'
-import { actAs, call, useCluster, value } from './harness.mjs'
+import { actAs, call, codeOf, useCluster, value } from './harness.mjs'
 
 const WAIT = `SET lock_timeout = '5s'`
 const FUNCTIONS = ['', 'try_'].flatMap((attempt) => ['', 'xact_'].flatMap((until) =>
@@ -19,7 +19,7 @@ describe('a stranger who may run statements', () => {
     await cluster.database('app')
     ;[owner, stranger, other] = await Promise.all([1, 2, 3].map(() => cluster.connect('app')))
     await owner.query('SELECT api_key.setup_postgrest(p_create_roles => true)')
-    await other.query(WAIT)
+    for (const client of [owner, other]) await client.query(WAIT)
     await actAs(stranger, undefined)
   })
 
@@ -83,13 +83,34 @@ describe('a stranger who may run statements', () => {
     await owner.query('ROLLBACK')
   })
 
+  it('who holds the row of a key of his own keeps no other counts from being written', async () => {
+    const [held, free] = await Promise.all([1, 2].map(() => call(owner, 'issue_api_key', { p_user_id: randomUUID() })))
+    const use = async () => {
+      for (const { api_key } of [held, free]) assert.equal(await codeOf(owner, api_key), 'VALID')
+    }
+    const counts = async () => value(owner, `SELECT jsonb_object_agg(key_id, usage_count) FROM api_key_internal.key_usage
+      WHERE key_id IN ($1, $2)`, [held.key_id, free.key_id])
+    await use()
+    await call(owner, 'flush_usage')
+    await other.query('BEGIN')
+    await call(other, 'delete_api_key', { p_key_id: held.key_id })
+    await use()
+    await call(owner, 'flush_usage')
+    assert.deepEqual(await counts(), { [held.key_id]: 1, [free.key_id]: 2 })
+    await other.query('ROLLBACK')
+    await call(owner, 'flush_usage')
+    assert.deepEqual(await counts(), { [held.key_id]: 2, [free.key_id]: 2 }, 'none is lost')
+  })
+
   it('may lock no table, row or object of the extension', async () => {
     const { rows } = await owner.query(`SELECT oid::regclass::text AS name FROM pg_class
       WHERE relnamespace IN ('api_key'::regnamespace, 'api_key_internal'::regnamespace) AND relkind IN ('r', 'v')`)
     assert.ok(rows.length > 10)
     for (const { name } of rows) {
       for (const text of [`LOCK TABLE ${name} IN ACCESS SHARE MODE`, `SELECT * FROM ${name} FOR KEY SHARE`]) {
+        await stranger.query('BEGIN')
         await assert.rejects(stranger.query(text), { code: '42501' }, text)
+        await stranger.query('ROLLBACK')
       }
     }
   })

@@ -2,9 +2,9 @@
 // encoding: those whose prefix begins the text, the longest first, then by key id.
 
 import assert from 'node:assert/strict'
-import { randomInt } from 'node:crypto'
+import { createHash, randomInt, randomUUID } from 'node:crypto'
 import { describe, it } from 'node:test'
-import { call, codeOf, stats, useCluster } from './harness.mjs'
+import { call, codeOf, stats, useCluster, value } from './harness.mjs'
 
 const PREFIXES = 100
 const TEXTS = 60
@@ -59,6 +59,35 @@ describe('the search by prefix', () => {
       })
     })
   }
+
+  it('finds a key of a scheme that was never imported before as soon as its import is committed', async () => {
+    await cluster.database('schemes')
+    const [importer, verifier] = await Promise.all([1, 2].map(() => cluster.connect('schemes')))
+    const schemes = () => value(importer, 'SELECT schemes FROM api_key_internal.root_key')
+    const adopt = (scheme, text) => call(importer, 'import_api_key_hash',
+      { p_hash: createHash(scheme).update(text).digest('hex'), p_scheme: scheme, p_user_id: randomUUID() })
+    const imported = []
+    for (const scheme of ['sha256', 'md5', 'sha512', 'sha1']) {
+      const text = `text of ${scheme}`
+      const before = imported.length ? 'NOT_FOUND' : 'MALFORMED'
+      assert.equal(await codeOf(verifier, text), before)
+      for (const end of ['ROLLBACK', 'COMMIT']) {
+        await importer.query('BEGIN')
+        await adopt(scheme, text)
+        assert.equal(await codeOf(verifier, text), before, 'not committed')
+        assert.equal(await codeOf(importer, text), 'VALID', 'in its own transaction')
+        await importer.query(end)
+        assert.deepEqual(await schemes() ?? [], end === 'COMMIT' ? [...imported, scheme] : imported)
+      }
+      imported.push(scheme)
+      assert.equal(await codeOf(verifier, text), 'VALID')
+    }
+    // As a dump from before the column was there.
+    await importer.query('UPDATE api_key_internal.root_key SET schemes = NULL')
+    await adopt('md5', 'another')
+    for (const scheme of imported) assert.equal(await codeOf(verifier, `text of ${scheme}`), 'VALID')
+    assert.equal(await codeOf(verifier, 'another'), 'VALID')
+  })
 
   /** Keys with prefixes of each other, of up to 64 bytes, several of some. */
   async function filled(encoding, alphabet) {

@@ -220,6 +220,7 @@ FROM unnest(ARRAY[
     'api_key_internal.unprotect(text)',
     'api_key_internal.warn_of(regclass,jsonb)',
     'api_key_internal.ways_past_policies(regclass,name[])',
+    'api_key_internal.write_free_usage(uuid[],bigint[],bigint[],bigint[],text[])',
     'api_key_internal.write_pending(jsonb)',
     'api_key_internal.write_refusals(jsonb)',
     'api_key_internal.write_usage(uuid[],bigint[],bigint[],bigint[],text[])']) AS function;
