@@ -126,6 +126,7 @@ describe('hashing', () => {
         const legacy = await session(scan)
         const seen = { native: [], legacy: [] }
         let slowest = 0
+        const [begun, before] = [Date.now(), (await stats(admin)).hashes_run]
         // Native ones all the while, legacy ones one after another.
         let done = false
         const natives = (async () => {
@@ -137,12 +138,14 @@ describe('hashing', () => {
           }
         })()
         for (const text of texts.slice(0, holders)) seen.legacy.push(await ask(legacy, text))
+        // Of scans, one hashes at a time.
+        const hash = (Date.now() - begun) / ((await stats(admin)).hashes_run - before - seen.native.length)
         done = true
         await natives
         await guessing.end()
         const worst = Math.max(...seen.legacy.map(({ calls }) => calls))
         test.diagnostic(`${seen.native.length} native first uses, slowest ${slowest} ms; ${holders} legacy ones within ${
-          worst} calls (${seen.legacy.map(({ calls }) => calls)}); scan time ${scanTime} ms; guesses ${JSON.stringify(guessing.codes)}`)
+          worst} calls (${seen.legacy.map(({ calls }) => calls)}); a hash ${Math.round(hash)} ms, scan time ${scanTime} ms; guesses ${JSON.stringify(guessing.codes)}`)
         assert.deepEqual(seen.native.filter(({ calls, code }) => calls > 1 || code !== 'VALID'), [])
         assert.deepEqual(seen.legacy.filter(({ calls, code }) => calls > most || code !== 'VALID'), [])
         assert.equal(await running(), 0)
