@@ -404,6 +404,7 @@ CREATE INDEX ON trap.told (trap.asks(id));
 RESET ROLE;
 CREATE ROLE regress_dba;
 GRANT USAGE ON SCHEMA trap TO regress_dba;
+GRANT regress_user TO regress_dba;
 SELECT current_database() AS database, pg_get_userbyid(datdba) AS dba FROM pg_database WHERE datname = current_database() \gset
 ALTER DATABASE :"database" OWNER TO regress_dba;
 SET ROLE regress_dba;
