@@ -47,8 +47,8 @@ LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'matches_hash
 COMMENT ON FUNCTION api_key.matches_hash IS
 $$Whether a text is the one that a hash was made of; no key is looked up.
 
-p_hash: of any scheme of import_api_key_hash but plaintext, told by its form. False for what cannot be imported, NULL for NULL.
-Errors: 53400 if other hashes took all the room for longer than api_key.hash_queue_timeout.$$;
+p_hash: of any scheme of import_api_key_hash but plaintext, told by its form. False for what is no hash, NULL for NULL.
+Errors: 22023 a hash that costs more to check than may be imported, 53400 if other hashes took all the room for longer than api_key.hash_queue_timeout.$$;
 
 CREATE FUNCTION api_key_internal.use_root_key()
 RETURNS void

@@ -111,7 +111,7 @@ LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'run_restricted_wrapper';
 COMMENT ON FUNCTION api_key_internal.run_restricted IS 'Runs one command as a role, in a security-restricted operation.';
 
 -- What holds text of a table's owner comes here, because parsing it runs code. To name the functions of
--- ours in a policy takes USAGE on the schema: it is lent for the command, and gives nothing else.
+-- ours in a policy takes USAGE on their schemas: it is lent for the command, and gives nothing else.
 CREATE FUNCTION api_key_internal.run_as_owner(p_table regclass, p_command text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -123,7 +123,7 @@ DECLARE
 BEGIN
     SELECT c.relowner, ARRAY(
         SELECT n.oid FROM pg_namespace AS n
-        WHERE (n.nspname = 'api_key' OR n.oid = c.relnamespace) AND NOT has_schema_privilege(c.relowner, n.oid, 'USAGE')
+        WHERE (n.nspname IN ('api_key', 'api_key_internal') OR n.oid = c.relnamespace) AND NOT has_schema_privilege(c.relowner, n.oid, 'USAGE')
         ORDER BY n.oid)
     INTO v_owner, v_lent FROM pg_class AS c WHERE c.oid = p_table;
     FOREACH v_schema IN ARRAY v_lent LOOP
@@ -325,7 +325,7 @@ COMMENT ON FUNCTION api_key_internal.unguard IS 'Gives a table without policies 
 -- PostgREST answers 401 to PostgreSQL's own refusal of a row, if the request has no token. The two that
 -- follow are executable by everybody, as whoever writes a table executes its policies; nobody else can
 -- name them.
-CREATE FUNCTION api_key.refuse_row() RETURNS boolean
+CREATE FUNCTION api_key_internal.refuse_row() RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -338,11 +338,11 @@ BEGIN
     RETURN false;
 END
 $$;
-COMMENT ON FUNCTION api_key.refuse_row IS 'False; in a request of PostgREST with a key, refuses the request (HTTP 403) before it says so.';
+COMMENT ON FUNCTION api_key_internal.refuse_row IS 'False; in a request of PostgREST with a key, refuses the request (HTTP 403) before it says so.';
 
 -- Permissive policies are asked first. No other restriction is relied on: where it has been dropped or
 -- altered, nothing is left to it.
-CREATE FUNCTION api_key.is_left_to(p_table regclass, p_restriction name) RETURNS boolean
+CREATE FUNCTION api_key_internal.is_left_to(p_table regclass, p_restriction name) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -351,9 +351,9 @@ AS $$
             SELECT FROM pg_policy AS p JOIN pg_depend AS d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
             WHERE p.polrelid = p_table AND p.polname = p_restriction AND NOT p.polpermissive AND p.polroles = '{0}'
               AND d.refclassid = 'pg_proc'::regclass
-              AND d.refobjid = 'api_key.refuse_row()'::regprocedure)
+              AND d.refobjid = 'api_key_internal.refuse_row()'::regprocedure)
 $$;
-COMMENT ON FUNCTION api_key.is_left_to IS 'Whether a restrictive policy of ours will refuse the row that a permissive one of the same rule would.';
+COMMENT ON FUNCTION api_key_internal.is_left_to IS 'Whether a restrictive policy of ours will refuse the row that a permissive one of the same rule would.';
 
 CREATE FUNCTION api_key_internal.make_policy(
     p_table regclass, p_name text, p_kind text, p_command text, p_rule text) RETURNS void
@@ -361,8 +361,8 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_else text := CASE WHEN p_kind = 'RESTRICTIVE' THEN 'api_key.refuse_row()'
-        ELSE format('api_key.is_left_to(%L, %L)', p_table,
+    v_else text := CASE WHEN p_kind = 'RESTRICTIVE' THEN 'api_key_internal.refuse_row()'
+        ELSE format('api_key_internal.is_left_to(%L, %L)', p_table,
                     CASE WHEN p_name LIKE 'api\_key\_tenant%' THEN 'api_key_tenant' ELSE p_name || '_only' END) END;
 BEGIN
     PERFORM api_key_internal.run_as_owner(p_table, format('CREATE POLICY %I ON %s AS %s FOR %s %s %s',

@@ -12,8 +12,8 @@ AS $$
         (VALUES ('api_key_tenant', 'RESTRICTIVE', '*'), ('api_key_tenant_select', 'PERMISSIVE', 'r'),
                 ('api_key_tenant_insert', 'PERMISSIVE', 'a'), ('api_key_tenant_update', 'PERMISSIVE', 'w'),
                 ('api_key_tenant_delete', 'PERMISSIVE', 'd')) AS p (name, kind, command),
-        LATERAL (SELECT CASE kind WHEN 'RESTRICTIVE' THEN 'api_key.refuse_row()'
-            ELSE 'api_key.is_left_to(the table, ''api_key_tenant''::name)' END) AS o (otherwise)
+        LATERAL (SELECT CASE kind WHEN 'RESTRICTIVE' THEN 'api_key_internal.refuse_row()'
+            ELSE 'api_key_internal.is_left_to(the table, ''api_key_tenant''::name)' END) AS o (otherwise)
     WHERE p_permits OR kind = 'RESTRICTIVE'
 $$;
 COMMENT ON FUNCTION api_key_internal.tenant_policies IS 'The policies that isolate_tenants makes, as policy_definitions would give them.';

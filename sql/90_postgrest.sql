@@ -147,4 +147,4 @@ $$;
 -- its policies. Only a trigger can call the first two, and nobody can name the others, without USAGE on
 -- the schema.
 GRANT EXECUTE ON FUNCTION api_key_internal.check_references(), api_key_internal.lock_moved_row(),
-    api_key.refuse_row(), api_key.is_left_to(regclass, name) TO PUBLIC;
+    api_key_internal.refuse_row(), api_key_internal.is_left_to(regclass, name) TO PUBLIC;

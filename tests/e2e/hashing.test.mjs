@@ -66,7 +66,7 @@ describe('hashing', () => {
     const clients = [await session(), await session()]
     const started = Date.now()
     await Promise.all(clients.map((client) => client.query(
-      'SELECT count(api_key_internal.matches_hash(n::text, $1)) FROM generate_series(1, 5) AS n', [hash])))
+      'SELECT count(api_key.matches_hash(n::text, $1)) FROM generate_series(1, 5) AS n', [hash])))
     await Promise.all(clients.map((client) => client.end()))
     return (Date.now() - started) / 5
   }
@@ -197,7 +197,7 @@ describe('hashing', () => {
         call(client, 'revoke_own_api_key', { p_api_key: `slow_${randomBytes(8).toString('hex')}` }),
       'verify, a wrapped bcrypt key by its text': (client) => codeOf(client, wrapped),
       'stored_hash_pair': (client) => client.query(
-        'SELECT api_key_internal.matches_hash($1, $2)', ['text', someHash(14)]),
+        'SELECT api_key.matches_hash($1, $2)', ['text', someHash(14)]),
       'import of plaintext': (client) => client.query(`SELECT api_key.import_api_key_hash(
         'plain' || n || random(), 'plaintext', NULL) FROM generate_series(1, 10000) AS n`),
       'wrap_hash': (client) => client.query(`SELECT count(api_key_internal.wrap_hash(
@@ -261,7 +261,7 @@ describe('hashing', () => {
     it('also while it waits for room', async (test) => {
       const holders = await Promise.all(Array.from({ length: SLOTS }, () => session({ 'api_key.failure_limit': 1000 })))
       const pids = await Promise.all(holders.map(pidOf))
-      const hashing = holders.map((client) => client.query('SELECT api_key_internal.matches_hash($1, $2)', ['text', someHash(14)]))
+      const hashing = holders.map((client) => client.query('SELECT api_key.matches_hash($1, $2)', ['text', someHash(14)]))
       await until('all slots to be taken', async () => await running() === SLOTS)
       pids.forEach((pid) => process.kill(pid, 'SIGSTOP'))
       const lates = {}
@@ -299,7 +299,7 @@ describe('hashing', () => {
         const clients = await Promise.all([session(), session(), session()])
         const pids = await Promise.all(clients.map(pidOf))
         const ends = clients.map((client) => client.query(
-          'SELECT api_key_internal.matches_hash($1, $2)', ['text', someHash(14)]).then(() => 'done', (error) => error.code))
+          'SELECT api_key.matches_hash($1, $2)', ['text', someHash(14)]).then(() => 'done', (error) => error.code))
         await until('one to wait and the others to hash', async () => await running() === SLOTS && await value(admin, `
           SELECT count(*)::integer FROM pg_stat_activity WHERE wait_event_type = 'Extension' AND pid = ANY ($1)`, [pids]) === 1)
         const waits = await value(admin, `SELECT pid FROM pg_stat_activity
@@ -320,7 +320,7 @@ describe('hashing', () => {
 
     it('a killed server begins with all slots free', async () => {
       const client = await session()
-      const hashing = client.query('SELECT api_key_internal.matches_hash($1, $2)', ['text', someHash(14)]).catch(() => {})
+      const hashing = client.query('SELECT api_key.matches_hash($1, $2)', ['text', someHash(14)]).catch(() => {})
       await until('a hash to run', async () => await running() === 1)
       process.kill(await pidOf(await session()), 'SIGKILL')
       await hashing
