@@ -4,9 +4,9 @@ SHELL = /bin/bash
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-core test-e2e fuzz fuzz-smoke fuzz-sql sqlsmith build install installcheck lint \
-	bench package clean prerequisites-build prerequisites-test prerequisites-fuzz prerequisites-bench \
-	prerequisites-lint prerequisites-package
+.PHONY: all help demo test test-core test-e2e fuzz fuzz-smoke fuzz-sql sqlsmith build install uninstall \
+	installcheck lint bench package clean prerequisites-build prerequisites-test prerequisites-fuzz \
+	prerequisites-bench prerequisites-lint prerequisites-package
 
 PG_CONFIG ?= pg_config
 DESTDIR ?=
@@ -28,6 +28,9 @@ help: ## List the targets
 		while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 	@echo
 	@echo '  PG_CONFIG chooses the PostgreSQL (15 to 17): make PG_CONFIG=/path/to/pg_config install'
+
+# What PGXN's client calls before `install`.
+all: build
 
 demo: install ## Install what is missing, build, and show a key's life on a throwaway server
 	@tests/demo
@@ -74,6 +77,12 @@ install: build ## Build and install, below DESTDIR if it is set
 		$$root install -D -m $$mode "$$file" "$(DESTDIR)/$$file"; \
 	done
 
+uninstall: ## Remove what `make install` has copied, below DESTDIR if it is set
+	@if [ -n '$(DESTDIR)' ] || [ -w "$$($(PG_CONFIG) --pkglibdir)" ]; then root=; else root=sudo; fi; \
+	$$root rm -fv "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/api_key.so" \
+		"$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"api_key.control \
+		"$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"api_key--*.sql
+
 installcheck: ## Run the SQL tests and races against a running server (PGHOST, PGPORT, PGUSER)
 	tests/regress
 
@@ -103,12 +112,28 @@ else
 	node tests/bench/bench.mjs
 endif
 
-package: prerequisites-package build ## Make dist/: a tar.gz of the installed tree, and the source as a PGXN zip
+# The archive of files has no entries for directories: unpacked at /, it changes the mode of none.
+# It is stripped, and its name says which glibc it needs at least.
+package: prerequisites-package build ## Make dist/: a tar.gz of the installed tree, and (in a git checkout) the source as a PGXN zip
+	rm -rf $(STAGE).package
 	mkdir -p dist
-	tar --create --gzip --owner=0 --group=0 --directory=$(STAGE) . \
-		--file=dist/api_key-$(VERSION)-pg$(PG_MAJOR)-$(shell uname -m).tar.gz
-	git archive --format=zip --prefix=api_key-$(VERSION)/ \
-		--output=dist/api_key-$(VERSION).zip HEAD
+	@set -e; stage=$(STAGE).package; doc=$$stage/usr/share/doc/api_key; \
+	(cd $(STAGE) && find . -type f -printf '%P\n') | while read -r file; do \
+		case $$file in \
+		*.so) install -D --strip -m 755 "$(STAGE)/$$file" "$$stage/$$file" ;; \
+		*) install -D -m 644 "$(STAGE)/$$file" "$$stage/$$file" ;; \
+		esac; \
+	done; \
+	install -D -m 644 -t "$$doc" LICENSE README.md CHANGELOG.md; \
+	glibc=$$(find "$$stage" -name '*.so' -exec objdump -T {} + | \
+		sed -n 's/.*GLIBC_\([0-9.]*\)[^0-9.].*/\1/p' | sort -V | tail -n 1); \
+	(cd "$$stage" && find . -type f -printf '%P\n' | sort) | \
+		tar --create --gzip --owner=0 --group=0 --directory="$$stage" --files-from=- \
+		--file="dist/api_key-$(VERSION)-pg$(PG_MAJOR)-glibc$$glibc-$$(uname -m).tar.gz"; \
+	if git rev-parse --verify HEAD >/dev/null 2>&1; then \
+		git archive --format=zip --prefix=api_key-$(VERSION)/ \
+			--output=dist/api_key-$(VERSION).zip HEAD; \
+	else echo 'package: no git checkout, so no source archive'; fi
 	@ls -l dist
 
 clean: ## Remove what was built, but not .tools
