@@ -77,19 +77,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.request_role IS 'The role of the request: what SET ROLE chose, else the login.';
 
-CREATE FUNCTION api_key_internal.in_restricted_operation() RETURNS boolean
+-- Triggers of ON DELETE CASCADE run as the owner of the table, and may revoke the keys of what is deleted.
+CREATE FUNCTION api_key_internal.in_restricted_operation(p_takes_away boolean) RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'in_restricted_operation_wrapper';
-COMMENT ON FUNCTION api_key_internal.in_restricted_operation IS 'Whether code of a table''s owner runs in a session of someone else.';
+COMMENT ON FUNCTION api_key_internal.in_restricted_operation IS 'Whether code of a table''s owner runs in a session of someone else, so that a command is refused.';
 
 -- While ANALYZE, authorize and the like run code of a table's owner, neither the session's rights
 -- nor its user are lent.
-CREATE FUNCTION api_key_internal.refuse_restricted() RETURNS void
+CREATE FUNCTION api_key_internal.refuse_restricted(p_takes_away boolean = false) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF api_key_internal.in_restricted_operation() THEN
+    IF api_key_internal.in_restricted_operation(p_takes_away) THEN
         RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'keys cannot be managed here',
             DETAIL = 'Code of a table''s owner runs, in the session of somebody else.',
             HINT = 'Call it in a statement of its own.';
@@ -119,7 +120,8 @@ DECLARE
     v_caller api_key_internal.caller;
 BEGIN
     v_caller.role_name := api_key_internal.request_role();
-    PERFORM api_key_internal.refuse_restricted();
+    -- What more there is to refuse of commands that give something, audit does.
+    PERFORM api_key_internal.refuse_restricted(p_takes_away => true);
     v_caller.administrator := has_function_privilege(
         v_caller.role_name, 'api_key.define_tier(text, integer, text)', 'EXECUTE');
     -- Tokens of services may have a "sub" that is not a user's.

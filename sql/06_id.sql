@@ -28,4 +28,6 @@ $$A uuid as an argument: pass a uuid, or its text.
 The same bytes as a uuid, and cast to and from it without being asked. Unlike that of uuid, the error of a text that is no id (22P02) does not repeat it: it may be the text of a key.$$;
 
 CREATE CAST (uuid AS api_key.id) WITHOUT FUNCTION AS IMPLICIT;
+COMMENT ON CAST (uuid AS api_key.id) IS 'A uuid where an id is expected.';
 CREATE CAST (api_key.id AS uuid) WITHOUT FUNCTION AS IMPLICIT;
+COMMENT ON CAST (api_key.id AS uuid) IS 'An id where a uuid is expected.';

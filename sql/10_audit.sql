@@ -36,7 +36,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     -- What changes anything comes here.
-    PERFORM api_key_internal.refuse_restricted();
+    PERFORM api_key_internal.refuse_restricted(p_takes_away => p_event IN ('revoked', 'deleted'));
     INSERT INTO api_key_internal.audit_log
         (event, actor_role, actor_user_id, key_id, user_id, tenant_id, details)
     VALUES

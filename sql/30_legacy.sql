@@ -319,6 +319,10 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('row security of %s holds for the caller', p_source),
             DETAIL = 'Rows that it may not read would be left out, or read past the policies.',
             HINT = 'Call import_api_keys as a superuser or a role with BYPASSRLS.';
+    ELSIF v_source.relkind NOT IN ('r', 'p') AND NOT pg_has_role(p_caller, v_source.relowner, 'USAGE') THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('%s is not a table of the caller', p_source),
+            DETAIL = 'A view is read as its owner, whom it may show more than the caller.',
+            HINT = 'Name the table itself, or call import_api_keys as the owner of the view or a superuser.';
     ELSIF EXISTS (SELECT FROM pg_options_to_table(v_source.reloptions)
                   WHERE option_name = 'security_invoker' AND option_value::boolean)
     THEN

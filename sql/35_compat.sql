@@ -127,7 +127,7 @@ DECLARE
     v_sub text := nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub';
 BEGIN
     -- Without a user, an administrator would get everybody's.
-    IF v_sub IS NULL OR v_sub !~ '^[0-9A-Fa-f-]{36}$' THEN
+    IF v_sub IS NULL OR v_sub !~ '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$' THEN
         RETURN '{"success": false, "error": "the request names no user"}';
     END IF;
     RETURN jsonb_build_object('success', true, 'data', coalesce(

@@ -87,6 +87,41 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.others_code IS 'A table, partition or view whose code runs when p_table is read, and belongs neither to its owner nor to a superuser; NULL if there is none.';
 
+-- A condition or a view runs as the owner of its table, and so does what it calls. Code of a third role
+-- would rise by it; so would that of whoever can put another function of the name into its schema.
+CREATE FUNCTION api_key_internal.strangers_code(p_class regclass, p_object oid, p_owner oid) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH trusted (oid) AS (
+        SELECT oid FROM pg_roles WHERE rolsuper OR oid = p_owner
+        UNION ALL
+        SELECT 'pg_database_owner'::regrole FROM pg_database AS d JOIN pg_roles AS r ON r.oid = d.datdba
+        WHERE d.datname = current_database() AND (r.rolsuper OR r.oid = p_owner)
+    ), used (oid, class) AS (
+        SELECT refobjid, refclassid FROM pg_depend WHERE classid = p_class AND objid = p_object
+    ), code (what, owner, schema) AS (
+        SELECT p.oid::regprocedure::text, p.proowner, p.pronamespace
+        FROM pg_proc AS p JOIN used ON used.class = 'pg_proc'::regclass AND used.oid = p.oid
+        UNION ALL
+        SELECT o.oid::regoperator::text, o.oprowner, o.oprnamespace
+        FROM pg_operator AS o JOIN used ON used.class = 'pg_operator'::regclass AND used.oid = o.oid
+        UNION ALL
+        SELECT p.oid::regprocedure::text, p.proowner, p.pronamespace
+        FROM pg_operator AS o JOIN used ON used.class = 'pg_operator'::regclass AND used.oid = o.oid
+        JOIN pg_proc AS p ON p.oid = o.oprcode
+        UNION ALL
+        SELECT t.oid::regtype::text, t.typowner, t.typnamespace
+        FROM pg_type AS t JOIN used ON used.class = 'pg_type'::regclass AND used.oid = t.oid
+    )
+    SELECT code.what FROM code JOIN pg_namespace AS n ON n.oid = code.schema
+    WHERE code.owner NOT IN (SELECT oid FROM trusted) OR n.nspowner NOT IN (SELECT oid FROM trusted)
+        OR EXISTS (SELECT FROM aclexplode(n.nspacl) AS acl
+                   WHERE acl.privilege_type = 'CREATE' AND acl.grantee NOT IN (SELECT oid FROM trusted))
+    ORDER BY code.what LIMIT 1
+$$;
+COMMENT ON FUNCTION api_key_internal.strangers_code IS 'What a policy or a view calls that is, or may become, the code of a role that is neither the given owner nor a superuser; NULL if there is none.';
+
 CREATE FUNCTION api_key_internal.check_one_owner(p_table regclass, p_sqlstate text, p_message text)
 RETURNS void
 LANGUAGE plpgsql STABLE
@@ -94,7 +129,24 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_other regclass := api_key_internal.others_code(p_table);
+    v_code text;
 BEGIN
+    WITH RECURSIVE views (oid) AS (
+        SELECT oid FROM pg_class WHERE oid = p_table AND relkind = 'v'
+        UNION
+        SELECT c.oid FROM views JOIN pg_rewrite AS r ON r.ev_class = views.oid
+        JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+            AND d.refclassid = 'pg_class'::regclass
+        JOIN pg_class AS c ON c.oid = d.refobjid AND c.relkind = 'v'
+    )
+    SELECT min(api_key_internal.strangers_code('pg_rewrite', r.oid, t.relowner)) INTO v_code
+    FROM views JOIN pg_rewrite AS r ON r.ev_class = views.oid, pg_class AS t WHERE t.oid = p_table;
+    IF v_code IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = p_sqlstate, MESSAGE = p_message,
+            DETAIL = format('%s calls %s, which another role owns or could replace: it would run with the rights of the wrong one.',
+                p_table, v_code),
+            HINT = 'Name the table itself, or a view that calls only functions of its owner, in a schema where nobody else may create.';
+    END IF;
     IF v_other IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = p_sqlstate, MESSAGE = p_message,
             DETAIL = format('Whoever reads %s reads %s, which belongs to another role: its code would run with the rights of the wrong one.',
@@ -111,7 +163,7 @@ LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'run_restricted_wrapper';
 COMMENT ON FUNCTION api_key_internal.run_restricted IS 'Runs one command as a role, in a security-restricted operation.';
 
 -- What holds text of a table's owner comes here, because parsing it runs code. To name the functions of
--- ours in a policy takes USAGE on their schemas: it is lent for the command, and gives nothing else.
+-- ours in a policy takes USAGE on the schema: it is lent for the command, and gives nothing else.
 CREATE FUNCTION api_key_internal.run_as_owner(p_table regclass, p_command text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -123,7 +175,7 @@ DECLARE
 BEGIN
     SELECT c.relowner, ARRAY(
         SELECT n.oid FROM pg_namespace AS n
-        WHERE (n.nspname IN ('api_key', 'api_key_internal') OR n.oid = c.relnamespace) AND NOT has_schema_privilege(c.relowner, n.oid, 'USAGE')
+        WHERE (n.nspname = 'api_key' OR n.oid = c.relnamespace) AND NOT has_schema_privilege(c.relowner, n.oid, 'USAGE')
         ORDER BY n.oid)
     INTO v_owner, v_lent FROM pg_class AS c WHERE c.oid = p_table;
     FOREACH v_schema IN ARRAY v_lent LOOP
@@ -242,6 +294,8 @@ CREATE FUNCTION api_key_internal.guard(p_table regclass) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_role oid;
 BEGIN
     IF api_key_internal.our_policies(p_table) = '{}' THEN
         INSERT INTO api_key_internal.guarded_tables
@@ -255,6 +309,17 @@ BEGIN
         EXECUTE format('CREATE OR REPLACE TRIGGER "API_KEY_references" AFTER INSERT OR UPDATE ON %s FOR EACH ROW '
             'EXECUTE FUNCTION api_key_internal.check_references()', p_table);
     END IF;
+    -- A partition that the owner adds clones the triggers.
+    EXECUTE format('GRANT EXECUTE ON FUNCTION api_key_internal.check_references(), api_key_internal.lock_moved_row() TO %s',
+        (SELECT relowner::regrole FROM pg_class WHERE oid = p_table));
+    -- Whoever executes the policies executes these too.
+    FOR v_role IN
+        SELECT acl.grantee FROM pg_proc AS p, aclexplode(p.proacl) AS acl
+        WHERE p.oid = 'api_key.current_tenant_id()'::regprocedure AND acl.grantee <> p.proowner
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION api_key.refuse_row(regclass, name), api_key.is_left_to(regclass, name) TO %s',
+            CASE v_role WHEN 0 THEN 'PUBLIC' ELSE v_role::regrole::text END);
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.guard IS 'Enables and forces row security, and remembers how it was.';
@@ -318,14 +383,24 @@ BEGIN
     EXECUTE format('ALTER TABLE %s %s ROW LEVEL SECURITY, %s FORCE ROW LEVEL SECURITY', p_table,
         CASE WHEN v_before.was_enabled IS FALSE THEN 'DISABLE' ELSE 'ENABLE' END,
         CASE WHEN v_before.was_forced IS FALSE THEN 'NO' END);
+    EXECUTE (
+        SELECT format('REVOKE EXECUTE ON FUNCTION api_key_internal.check_references(), api_key_internal.lock_moved_row() FROM %s',
+                      c.relowner::regrole)
+        FROM pg_class AS c, pg_proc AS p
+        WHERE c.oid = p_table AND p.oid = 'api_key_internal.check_references()'::regprocedure
+          AND p.proowner <> c.relowner
+          AND NOT EXISTS (SELECT FROM api_key_internal.guarded_tables AS g JOIN pg_class AS o ON o.oid = g."table"
+                          WHERE o.relowner = c.relowner)
+        UNION ALL
+        SELECT 'SELECT' LIMIT 1);
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.unguard IS 'Gives a table without policies of ours its row security as it was.';
 
--- PostgREST answers 401 to PostgreSQL's own refusal of a row, if the request has no token. The two that
--- follow are executable by everybody, as whoever writes a table executes its policies; nobody else can
--- name them.
-CREATE FUNCTION api_key_internal.refuse_row() RETURNS boolean
+-- PostgREST answers 401 to PostgreSQL's own refusal of a row, if the request has no token. Policies call
+-- the two that follow: with a table, and the restrictive policy of the rule. PostgREST offers no function
+-- of several arguments without names.
+CREATE FUNCTION api_key.refuse_row(regclass, name) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -338,22 +413,22 @@ BEGIN
     RETURN false;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.refuse_row IS 'False; in a request of PostgREST with a key, refuses the request (HTTP 403) before it says so.';
+COMMENT ON FUNCTION api_key.refuse_row IS 'False; in a request of PostgREST with a key, refuses the request (HTTP 403) before it says so. For policies of isolate_tenants and protect_resource.';
 
 -- Permissive policies are asked first. No other restriction is relied on: where it has been dropped or
 -- altered, nothing is left to it.
-CREATE FUNCTION api_key_internal.is_left_to(p_table regclass, p_restriction name) RETURNS boolean
+CREATE FUNCTION api_key.is_left_to(regclass, name) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT api_key.current_key_id() IS NOT NULL AND coalesce(current_setting('request.method', true), '') <> ''
         AND EXISTS (
             SELECT FROM pg_policy AS p JOIN pg_depend AS d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
-            WHERE p.polrelid = p_table AND p.polname = p_restriction AND NOT p.polpermissive AND p.polroles = '{0}'
+            WHERE p.polrelid = $1 AND p.polname = $2 AND NOT p.polpermissive AND p.polroles = '{0}'
               AND d.refclassid = 'pg_proc'::regclass
-              AND d.refobjid = 'api_key_internal.refuse_row()'::regprocedure)
+              AND d.refobjid = 'api_key.refuse_row(regclass, name)'::regprocedure)
 $$;
-COMMENT ON FUNCTION api_key_internal.is_left_to IS 'Whether a restrictive policy of ours will refuse the row that a permissive one of the same rule would.';
+COMMENT ON FUNCTION api_key.is_left_to IS 'Whether a restrictive policy of ours will refuse the row that a permissive one of the same rule would. For policies of isolate_tenants and protect_resource.';
 
 CREATE FUNCTION api_key_internal.make_policy(
     p_table regclass, p_name text, p_kind text, p_command text, p_rule text) RETURNS void
@@ -361,9 +436,8 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_else text := CASE WHEN p_kind = 'RESTRICTIVE' THEN 'api_key_internal.refuse_row()'
-        ELSE format('api_key_internal.is_left_to(%L, %L)', p_table,
-                    CASE WHEN p_name LIKE 'api\_key\_tenant%' THEN 'api_key_tenant' ELSE p_name || '_only' END) END;
+    v_else text := format('api_key.%I(%L, %L)', CASE p_kind WHEN 'RESTRICTIVE' THEN 'refuse_row' ELSE 'is_left_to' END, p_table,
+        CASE WHEN p_name LIKE 'api\_key\_tenant%' THEN 'api_key_tenant' WHEN p_kind = 'RESTRICTIVE' THEN p_name ELSE p_name || '_only' END);
 BEGIN
     PERFORM api_key_internal.run_as_owner(p_table, format('CREATE POLICY %I ON %s AS %s FOR %s %s %s',
         p_name, p_table, p_kind, p_command,

@@ -81,8 +81,6 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.resource IS 'A defined resource; 22023 if there is none.';
 
--- The equality of the unique index that finds a row by its id; NULL without such an index. Besides the
--- id it may have the tenant.
 -- A plain type of PostgreSQL's or of an extension: no code of a table's owner makes one of a text.
 CREATE FUNCTION api_key_internal.is_id_type(p_type oid) RETURNS boolean
 LANGUAGE sql STABLE
@@ -94,6 +92,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.is_id_type IS 'Whether a type, or what its domain is made of, may be that of an id.';
 
+-- The equality of the unique index that finds a row by its id; NULL without such an index. Besides the
+-- id it may have the tenant.
 CREATE FUNCTION api_key_internal.id_operator(p_table regclass, p_id_column name, p_tenant_column name)
 RETURNS text
 LANGUAGE sql STABLE
@@ -172,9 +172,8 @@ BEGIN
         SELECT api_key_internal.parts(r."table") FROM api_key_internal.resources AS r
         WHERE r.type = p_type AND r.protected
     LOOP
-        IF api_key_internal.drop_policies(v_part, 'resource') <> '{}' THEN
-            PERFORM api_key_internal.unguard(v_part);
-        END IF;
+        PERFORM api_key_internal.drop_policies(v_part, 'resource');
+        PERFORM api_key_internal.unguard(v_part);
     END LOOP;
     UPDATE api_key_internal.resources AS r SET protected = false WHERE r.type = p_type;
 END
@@ -189,14 +188,16 @@ DECLARE
     v_condition text;
     v_has_subquery boolean;
     v_has_system_column boolean;
+    v_code text;
 BEGIN
     IF p_condition IS NULL THEN
         RETURN NULL;
     END IF;
     PERFORM api_key_internal.run_as_owner(
         p_table, format(E'CREATE POLICY api_key_condition ON %s USING (%s\n)', p_table, p_condition));
-    SELECT pg_get_expr(polqual, polrelid), polqual::text LIKE '%{SUBLINK %', polqual::text LIKE '%:varattno -%'
-    INTO v_condition, v_has_subquery, v_has_system_column
+    SELECT pg_get_expr(polqual, polrelid), polqual::text LIKE '%{SUBLINK %', polqual::text LIKE '%:varattno -%',
+           api_key_internal.strangers_code('pg_policy', oid, (SELECT relowner FROM pg_class WHERE oid = p_table))
+    INTO v_condition, v_has_subquery, v_has_system_column, v_code
     FROM pg_policy WHERE polrelid = p_table AND polname = 'api_key_condition' AND polwithcheck IS NULL;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'more than one expression';
@@ -205,6 +206,10 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it has a subquery, which belongs into a function';
     ELSIF v_has_system_column THEN
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it names a system column';
+    ELSIF v_code IS NOT NULL THEN
+        -- References are checked, and administrators are answered, as the owner of the table.
+        RAISE EXCEPTION USING ERRCODE = '42601',
+            MESSAGE = format('it calls %s, which another role than the table''s owner owns or could replace', v_code);
     END IF;
     EXECUTE format('DROP POLICY api_key_condition ON %s', p_table);
     RETURN v_condition;

@@ -12,8 +12,8 @@ AS $$
         (VALUES ('api_key_tenant', 'RESTRICTIVE', '*'), ('api_key_tenant_select', 'PERMISSIVE', 'r'),
                 ('api_key_tenant_insert', 'PERMISSIVE', 'a'), ('api_key_tenant_update', 'PERMISSIVE', 'w'),
                 ('api_key_tenant_delete', 'PERMISSIVE', 'd')) AS p (name, kind, command),
-        LATERAL (SELECT CASE kind WHEN 'RESTRICTIVE' THEN 'api_key_internal.refuse_row()'
-            ELSE 'api_key_internal.is_left_to(the table, ''api_key_tenant''::name)' END) AS o (otherwise)
+        format('api_key.%I(the table, ''api_key_tenant''::name)',
+               CASE kind WHEN 'RESTRICTIVE' THEN 'refuse_row' ELSE 'is_left_to' END) AS otherwise
     WHERE p_permits OR kind = 'RESTRICTIVE'
 $$;
 COMMENT ON FUNCTION api_key_internal.tenant_policies IS 'The policies that isolate_tenants makes, as policy_definitions would give them.';
@@ -38,6 +38,11 @@ AS $$
     WHERE NOT EXISTS (
         SELECT FROM pg_trigger
         WHERE tgrelid = p_table AND tgname = name AND tgfoid = function AND tgenabled IN ('O', 'A'))
+    UNION ALL
+    -- Of another owner since.
+    SELECT 'privilege of the owner to add partitions' FROM pg_class
+    WHERE oid = p_table AND relkind = 'p'
+      AND NOT has_function_privilege(relowner, 'api_key_internal.check_references()', 'EXECUTE')
 $$;
 COMMENT ON FUNCTION api_key_internal.missing IS 'What a table lacks of row security, policies of a kind and triggers.';
 
@@ -52,7 +57,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.column_of_type IS 'Whether check_column would take a column; true for NULL.';
 
-CREATE FUNCTION api_key_internal.unprotected()
+CREATE FUNCTION api_key.unprotected()
 RETURNS TABLE ("table" text, protected_by text, missing text[], hint text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
@@ -162,10 +167,10 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.unprotected IS 'What api_key.protection shows.';
+COMMENT ON FUNCTION api_key.unprotected IS 'What api_key.protection shows.';
 
 CREATE VIEW api_key.protection AS
-SELECT "table", protected_by, missing, hint FROM api_key_internal.unprotected();
+SELECT "table", protected_by, missing, hint FROM api_key.unprotected();
 COMMENT ON VIEW api_key.protection IS
 $$Tables that isolate_tenants or protect_resource was called for, their partitions and what inherits from them, and what they lack by now.
 

@@ -23,7 +23,9 @@ DECLARE
         'api_key.has_scope(text)',
         'api_key.require_scope(text[])',
         'api_key.authorize(text, text, text)',
-        'api_key.require_authorization(text, text, text)'];
+        'api_key.require_authorization(text, text, text)',
+        'api_key.refuse_row(regclass, name)',
+        'api_key.is_left_to(regclass, name)'];
     v_authenticated regprocedure[] := ARRAY[
         'api_key.issue_api_key(api_key.id, text, text, text, text[], api_key.id, text, text, text, text, timestamptz, timestamptz, inet[], jsonb, text)',
         'api_key.list_api_keys(api_key.id, api_key.id, boolean)',
@@ -97,7 +99,7 @@ BEGIN
                           current_database(), p_authenticated);
     END IF;
     EXECUTE format('GRANT SELECT ON api_key.audit_log, api_key.stats, api_key.legacy_hash_progress, api_key.rate_limits, api_key.resources, api_key.protection TO %I', p_service);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION api_key_internal.unprotected() TO %I', p_service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION api_key.unprotected() TO %I', p_service);
 END
 $$;
 COMMENT ON FUNCTION api_key.setup_postgrest IS
@@ -142,9 +144,3 @@ BEGIN
     END LOOP;
 END
 $$;
-
--- Whoever adds a partition to a guarded table clones its triggers, and whoever writes the table executes
--- its policies. Only a trigger can call the first two, and nobody can name the others, without USAGE on
--- the schema.
-GRANT EXECUTE ON FUNCTION api_key_internal.check_references(), api_key_internal.lock_moved_row(),
-    api_key_internal.refuse_row(), api_key_internal.is_left_to(regclass, name) TO PUBLIC;

@@ -94,7 +94,16 @@ impl Drop for AsOwner {
 /// foreign key.
 pub fn is_restricted() -> bool {
     // SAFETY: reads this process's security context.
-    unsafe { pg_sys::InSecurityRestrictedOperation() || pg_sys::InNoForceRLSOperation() }
+    let is_others = unsafe {
+        pg_sys::InNoForceRLSOperation() && pg_sys::GetUserId() != pg_sys::GetOuterUserId()
+    };
+    is_others || is_in_restricted_operation()
+}
+
+/// Whether that is so in a security-restricted operation.
+pub fn is_in_restricted_operation() -> bool {
+    // SAFETY: reads this process's security context.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
 }
 
 /// Whether the rights of a role of the session may be lent to a condition: not to one that is asked by

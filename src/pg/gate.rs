@@ -45,13 +45,6 @@ fn admitted() -> Result<(), Refusal> {
     if identity::is_set() && headers.keys(&key_headers).next().is_none() {
         return Ok(());
     }
-    if !identity::may_be_set() {
-        // Others than PostgREST get a plain error.
-        if setting(c"request.method").is_empty() {
-            Error::NotHere.raise();
-        }
-        return Err(Refusal::not_here());
-    }
     let mut limits = Limits::of(&setting(c"request.method"), &path());
     let client = headers.client_address(settings::trusted_proxies());
     let mut requester = Requester { client, ..Requester::default() };
@@ -59,7 +52,10 @@ fn admitted() -> Result<(), Refusal> {
     limits.take(|per| per == Per::Client, &requester)?;
 
     let key = match headers.key(&key_headers)? {
-        Some(text) => Some(verified(text, &mut requester)?),
+        Some(text) => {
+            check_place()?;
+            Some(verified(text, &mut requester)?)
+        }
         None if settings::require_key() => {
             return Err(Refusal::no_key(&key_headers.join(" or ")));
         }
@@ -76,10 +72,23 @@ fn admitted() -> Result<(), Refusal> {
         set("role", &role);
         identity::set(requester.identity(Some(object)));
     } else if settings::trust_token_claims() && requester.user_id.is_some() {
+        check_place()?;
         identity::set(requester.identity(None));
     }
     limits.announce();
     Ok(())
+}
+
+/// Refuses to set an identity where code runs that is not the session's own.
+fn check_place() -> Result<(), Refusal> {
+    if identity::may_be_set() {
+        return Ok(());
+    }
+    // Others than PostgREST get a plain error.
+    if setting(c"request.method").is_empty() {
+        Error::NotHere.raise();
+    }
+    Err(Refusal::not_here())
 }
 
 /// The role of a key, and what `verify_api_key` says of it: a jsonb without its length.

@@ -65,9 +65,12 @@ unsafe fn check(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
         for key in keys {
             if let Some(values) = reference(relation, &key, row, before)
                 && !is_open(key.conoid)
-                && !row_is_there((*(*fcinfo).flinfo).fn_oid, relation, &key, values)
             {
-                refuse(relation, &key);
+                // After an error there is nothing more to be looked up.
+                let names = Names::of(relation, &key);
+                if !row_is_there((*(*fcinfo).flinfo).fn_oid, relation, &key, values) {
+                    names.refuse();
+                }
             }
         }
     }
@@ -212,7 +215,7 @@ unsafe fn row_is_there(
         .execute()
 }
 
-/// Cancellation, shutdown, deadlocks, timeouts of locks, lack of resources: whatever the row is.
+/// Cancellation, shutdown, deadlocks, timeouts of locks, lack of resources, damage: whatever the row is.
 fn concerns_the_session(code: PgSqlErrorCode) -> bool {
     let class = |code: PgSqlErrorCode| code as i32 & 0xfff;
     [
@@ -220,6 +223,7 @@ fn concerns_the_session(code: PgSqlErrorCode) -> bool {
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
         PgSqlErrorCode::ERRCODE_OPERATOR_INTERVENTION,
         PgSqlErrorCode::ERRCODE_SYSTEM_ERROR,
+        PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
     ]
     .into_iter()
     .any(|other| class(other) == class(code))
@@ -496,31 +500,47 @@ unsafe fn lock(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
     }
 }
 
-/// Raises what PostgreSQL raises for tables with row security when there is no such row.
-unsafe fn refuse(relation: pg_sys::Relation, key: &pg_sys::ForeignKeyCacheInfo) -> ! {
-    // SAFETY: the names are copied.
-    let (table, constraint, parent) = unsafe {
-        let text = |name: *const std::ffi::c_char| {
+/// What the error of a refused reference names.
+struct Names {
+    table: String,
+    constraint: String,
+    parent: String,
+}
+
+impl Names {
+    /// # Safety
+    /// A foreign key of a table that is open.
+    unsafe fn of(relation: pg_sys::Relation, key: &pg_sys::ForeignKeyCacheInfo) -> Self {
+        let text = |name: *const c_char| {
             if name.is_null() {
                 String::new()
             } else {
-                CStr::from_ptr(name).to_string_lossy().into_owned()
+                // SAFETY: a C string, which is copied.
+                unsafe { CStr::from_ptr(name).to_string_lossy().into_owned() }
             }
         };
-        (
-            text(pg_sys::get_rel_name((*relation).rd_id)),
-            text(pg_sys::get_constraint_name(key.conoid)),
-            text(pg_sys::get_rel_name(key.confrelid)),
+        // SAFETY: by the caller's promise; catalog look-ups in a transaction.
+        unsafe {
+            Self {
+                table: text(pg_sys::get_rel_name((*relation).rd_id)),
+                constraint: text(pg_sys::get_constraint_name(key.conoid)),
+                parent: text(pg_sys::get_rel_name(key.confrelid)),
+            }
+        }
+    }
+
+    /// Raises what PostgreSQL raises for tables with row security when there is no such row.
+    fn refuse(self) -> ! {
+        let Self { table, constraint, parent } = self;
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION,
+            format!(
+                "insert or update on table \"{table}\" violates foreign key constraint \"{constraint}\""
+            ),
+            pgrx::function_name!(),
         )
-    };
-    ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION,
-        format!(
-            "insert or update on table \"{table}\" violates foreign key constraint \"{constraint}\""
-        ),
-        pgrx::function_name!(),
-    )
-    .set_detail(format!("Key is not present in table \"{parent}\"."))
-    .report(PgLogLevel::ERROR);
-    unreachable!("an ERROR does not return")
+        .set_detail(format!("Key is not present in table \"{parent}\"."))
+        .report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
 }

@@ -34,7 +34,7 @@ FROM (
 WHERE grantee <> owner
 GROUP BY object, grantee;
 
--- As installed, nobody but the owner may do anything, but what triggers and policies of a table need.
+-- As installed, nobody but the owner may do anything.
 SELECT * FROM granted ORDER BY object, grantee;
 -- That holds too where default privileges would give others a share of all that is made: EXECUTE
 -- on everything would make administrators of them.
@@ -52,7 +52,7 @@ DROP EXTENSION api_key CASCADE;
 CREATE EXTENSION api_key;
 SELECT * FROM granted ORDER BY object, grantee;
 ROLLBACK;
--- setup_postgrest grants nothing in api_key_internal but what a view needs, nothing to PUBLIC and nothing to the authenticator.
+-- setup_postgrest grants nothing in api_key_internal, nothing to PUBLIC and nothing to the authenticator.
 SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_authenticator', p_create_roles => true);
 SELECT * FROM granted WHERE object NOT LIKE 'function %' ORDER BY object, grantee;
 SELECT * FROM granted WHERE object LIKE 'function %' AND (object LIKE '%internal%' OR grantee !~ '^regress_(anon|user|service)$') ORDER BY object;
@@ -158,7 +158,7 @@ FROM unnest(ARRAY[
     'api_key_internal.argument_types(text)',
     'api_key_internal.import_key(api_key_internal.keys,text,text,text,api_key_internal.caller)',
     'api_key_internal.import_query(regclass,jsonb,oid)',
-    'api_key_internal.in_restricted_operation()',
+    'api_key_internal.in_restricted_operation(boolean)',
     'api_key_internal.in_tenant(uuid,api_key_internal.caller)',
     'api_key_internal.is_key_role(text)',
     'api_key_internal.is_scope(text)',
@@ -166,7 +166,7 @@ FROM unnest(ARRAY[
     'api_key_internal.legacy_credential(text,text)',
     'api_key_internal.lock_table(regclass)',
     'api_key_internal.others_code(regclass)',
-    'api_key_internal.refuse_restricted()',
+    'api_key_internal.refuse_restricted(boolean)',
     'api_key_internal.restore_default(regclass,name,text,regclass)',
     'api_key_internal.run_as_owner(regclass,text)',
     'api_key_internal.run_restricted(oid,text)',
@@ -184,6 +184,7 @@ FROM unnest(ARRAY[
     'api_key_internal.require_user(api_key_internal.caller)',
     'api_key_internal.revoke(api_key_internal.keys,text)',
     'api_key_internal.root_key_fingerprint()',
+    'api_key_internal.strangers_code(regclass,oid,oid)',
     'api_key_internal.status(api_key_internal.keys)',
     'api_key_internal.subject(api_key_internal.caller,uuid)',
     'api_key_internal.use_root_key()',
@@ -192,6 +193,8 @@ FROM unnest(ARRAY[
     'api_key_internal.base_type(oid)',
     'api_key_internal.canonical_condition(regclass,text)',
     'api_key_internal.check_action(text)',
+    'api_key_internal.check_references()',
+    'api_key_internal.lock_moved_row()',
     'api_key_internal.check_column(text,regclass,name,boolean)',
     'api_key_internal.check_table(regclass)',
     'api_key_internal.column_default(regclass,name)',
@@ -224,16 +227,10 @@ FROM unnest(ARRAY[
     'api_key_internal.write_pending(jsonb)',
     'api_key_internal.write_refusals(jsonb)',
     'api_key_internal.write_usage(uuid[],bigint[],bigint[],bigint[],text[])']) AS function;
--- What triggers and policies of others' tables run, and the view api_key.protection. They are named by
--- their number there; without USAGE on the schema, nobody can name them otherwise.
-INSERT INTO expected
-SELECT function, NULL, 'EXECUTE', 'EXECUTE', 'EXECUTE', 'EXECUTE', 'EXECUTE'
-FROM unnest(ARRAY[
-    'api_key_internal.check_references()',
-    'api_key_internal.is_left_to(regclass,name)',
-    'api_key_internal.lock_moved_row()',
-    'api_key_internal.refuse_row()']) AS function;
-INSERT INTO expected VALUES ('api_key_internal.unprotected()', NULL, '-', '-', '-', 'EXECUTE', '-');
+INSERT INTO expected VALUES
+    ('api_key.unprotected()', 'unprotected()', '-', '-', '-', 'ok', '-'),
+    ('api_key.refuse_row(regclass,name)', 'refuse_row(NULL, NULL)', 'ok', 'ok', 'ok', 'ok', '-'),
+    ('api_key.is_left_to(regclass,name)', 'is_left_to(NULL, NULL)', 'ok', 'ok', 'ok', 'ok', '-');
 
 CREATE ROLE regress_nobody;
 CREATE TEMP TABLE callers (caller text, role name, claims text);

@@ -87,7 +87,7 @@ $$;
 :do('ALTER POLICY api_key_tenant ON app.notes WITH CHECK (tenant_id = (SELECT api_key.current_tenant_id()))');
 :do('ALTER POLICY api_key_tenant ON app.notes USING ("Owner" = (SELECT api_key.current_tenant_id()))');
 :do('ALTER POLICY api_key_tenant ON app.notes TO regress_user');
-:do('DROP POLICY api_key_tenant ON app.notes; CREATE POLICY api_key_tenant ON app.notes AS PERMISSIVE USING (tenant_id = (SELECT api_key.current_tenant_id())) WITH CHECK (CASE WHEN (tenant_id = ( SELECT api_key.current_tenant_id() AS current_tenant_id)) THEN true ELSE api_key_internal.refuse_row() END)');
+:do('DROP POLICY api_key_tenant ON app.notes; CREATE POLICY api_key_tenant ON app.notes AS PERMISSIVE USING (tenant_id = (SELECT api_key.current_tenant_id())) WITH CHECK (CASE WHEN (tenant_id = ( SELECT api_key.current_tenant_id() AS current_tenant_id)) THEN true ELSE api_key.refuse_row(''app.notes'', ''api_key_tenant'') END)');
 :do('DO $d$ DECLARE p record; BEGIN FOR p IN SELECT * FROM pg_policies WHERE schemaname = ''app'' LOOP EXECUTE format(''DROP POLICY %I ON app.%I'', p.policyname, p.tablename); END LOOP; END $d$');
 :do('ALTER TABLE app.notes DISABLE ROW LEVEL SECURITY');
 :do('ALTER TABLE app.days_1 DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY');
@@ -175,8 +175,8 @@ SET ROLE regress_owner;
 CREATE TRIGGER mine BEFORE INSERT ON app.copy FOR EACH ROW EXECUTE FUNCTION api_key_internal.check_references();
 \echo :SQLSTATE
 CREATE TRIGGER mine BEFORE UPDATE ON app.copy FOR EACH ROW EXECUTE FUNCTION api_key_internal.lock_moved_row();
-SELECT api_key_internal.refuse_row();
-SELECT api_key_internal.is_left_to('app.days', 'api_key_tenant');
+SELECT api_key.refuse_row('app.days', 'api_key_tenant');
+SELECT api_key.is_left_to('app.days', 'api_key_tenant');
 RESET ROLE;
 -- On a table of anybody they do nothing to others.
 CREATE TABLE app.strange (id integer, t text);
