@@ -58,8 +58,14 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM api_key_internal.check_table(p_table);
+    -- So that its schema is not renamed, and its name stays its own.
+    PERFORM FROM pg_namespace WHERE oid = (SELECT relnamespace FROM pg_class WHERE oid = p_table) FOR UPDATE;
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p_table);
     PERFORM api_key_internal.check_table(p_table);
+    IF to_regclass(p_table::text) IS DISTINCT FROM p_table THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'the table has been replaced',
+            DETAIL = 'Meanwhile another one has its name.', HINT = 'Try again.';
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.lock_table IS 'Locks a table of an application, with its partitions, for changes; refuses (22023) what cannot have row security.';
@@ -175,7 +181,7 @@ DECLARE
 BEGIN
     SELECT c.relowner, ARRAY(
         SELECT n.oid FROM pg_namespace AS n
-        WHERE (n.nspname = 'api_key' OR n.oid = c.relnamespace) AND NOT has_schema_privilege(c.relowner, n.oid, 'USAGE')
+        WHERE n.nspname = 'api_key' AND NOT has_schema_privilege(c.relowner, n.oid, 'USAGE')
         ORDER BY n.oid)
     INTO v_owner, v_lent FROM pg_class AS c WHERE c.oid = p_table;
     FOREACH v_schema IN ARRAY v_lent LOOP
@@ -210,6 +216,17 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.check_column IS 'Refuses (22023) columns that are not there, or not of type uuid.';
+
+CREATE FUNCTION api_key_internal.column_of_type(p_table regclass, p_column name, p_uuid boolean) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_column IS NULL OR EXISTS (
+        SELECT FROM pg_attribute
+        WHERE attrelid = p_table AND attname = p_column AND attnum > 0 AND NOT attisdropped
+          AND (atttypid = 'uuid'::regtype AND attgenerated = '' OR NOT p_uuid))
+$$;
+COMMENT ON FUNCTION api_key_internal.column_of_type IS 'Whether check_column would take a column; true for NULL.';
 
 CREATE FUNCTION api_key_internal.parts(p_table regclass) RETURNS SETOF regclass
 LANGUAGE sql STABLE
@@ -330,6 +347,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_old text;
+    v_new text;
 BEGIN
     WITH policies AS (
         SELECT p.oid, p.polrelid, p.polqual::text LIKE '%:varattno 0 %' AS of_whole_row
@@ -341,7 +359,8 @@ BEGIN
             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid
         JOIN pg_attribute AS a ON a.attrelid = p.polrelid AND a.attnum = d.refobjsubid AND a.attnum > 0
     )
-    SELECT string_agg(format('OLD.%I', a.attname), ', ' ORDER BY a.attnum) INTO v_old
+    SELECT string_agg(format('OLD.%I', a.attname), ', ' ORDER BY a.attnum),
+           string_agg(format('NEW.%I', a.attname), ', ' ORDER BY a.attnum) INTO v_old, v_new
     FROM pg_attribute AS a
     -- Of a generated column any other may be the source.
     WHERE a.attrelid = p_table AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
@@ -351,7 +370,7 @@ BEGIN
         -- Compared as they are stored, which runs no code of a type's owner.
         EXECUTE format('CREATE OR REPLACE TRIGGER "~api_key_moves" BEFORE UPDATE ON %s FOR EACH ROW '
             'WHEN (pg_catalog.record_image_ne(ROW(%s), ROW(%s))) EXECUTE FUNCTION api_key_internal.lock_moved_row()',
-            p_table, v_old, replace(v_old, 'OLD.', 'NEW.'));
+            p_table, v_old, v_new);
     END IF;
 END
 $$;
@@ -431,18 +450,24 @@ $$;
 COMMENT ON FUNCTION api_key.is_left_to IS 'Whether a restrictive policy of ours will refuse the row that a permissive one of the same rule would. For policies of isolate_tenants and protect_resource.';
 
 CREATE FUNCTION api_key_internal.make_policy(
-    p_table regclass, p_name text, p_kind text, p_command text, p_rule text) RETURNS void
+    p_table regclass, p_name text, p_kind text, p_command text, p_rule text, p_owners_text boolean) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_else text := format('api_key.%I(%L, %L)', CASE p_kind WHEN 'RESTRICTIVE' THEN 'refuse_row' ELSE 'is_left_to' END, p_table,
         CASE WHEN p_name LIKE 'api\_key\_tenant%' THEN 'api_key_tenant' WHEN p_kind = 'RESTRICTIVE' THEN p_name ELSE p_name || '_only' END);
+    v_policy text;
 BEGIN
-    PERFORM api_key_internal.run_as_owner(p_table, format('CREATE POLICY %I ON %s AS %s FOR %s %s %s',
+    v_policy := format('CREATE POLICY %I ON %s AS %s FOR %s %s %s',
         p_name, p_table, p_kind, p_command,
         CASE WHEN p_command <> 'INSERT' THEN format('USING (%s)', p_rule) END,
-        CASE WHEN p_command IN ('ALL', 'INSERT', 'UPDATE') THEN format('WITH CHECK (CASE WHEN %s THEN true ELSE %s END)', p_rule, v_else) END));
+        CASE WHEN p_command IN ('ALL', 'INSERT', 'UPDATE') THEN format('WITH CHECK (CASE WHEN %s THEN true ELSE %s END)', p_rule, v_else) END);
+    IF p_owners_text THEN
+        PERFORM api_key_internal.run_as_owner(p_table, v_policy);
+    ELSE
+        EXECUTE v_policy;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.make_policy IS 'Makes a policy by which a rule holds for the rows that a command reads and for those that it writes.';

@@ -9,6 +9,8 @@ CREATE TABLE api_key_internal.isolated_tables (
     permits boolean NOT NULL,
     -- NULL if the column had none.
     default_before text,
+    -- Whose text that is; NULL if it calls what is not its owner's nor a superuser's.
+    default_owner name,
     -- NULL if there was one. By its name, because a dump makes indexes after it has filled tables.
     index_made name
 );
@@ -61,6 +63,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.index_on IS 'An index that begins with a column; NULL if there is none.';
 
+CREATE FUNCTION api_key_internal.default_owner(p_table regclass, p_column name, p_whole regclass) RETURNS name
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        -- A partition that was made since has ours, and before it its table's.
+        WHEN api_key_internal.column_default(p_table, p_column) = 'api_key.current_tenant_id()' AND p_table <> p_whole
+        THEN (SELECT i.default_owner FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_whole)
+        WHEN api_key_internal.strangers_code('pg_attrdef', d.oid, c.relowner) IS NULL
+        THEN pg_get_userbyid(c.relowner) END
+    FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+    JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE c.oid = p_table AND a.attname = p_column
+$$;
+COMMENT ON FUNCTION api_key_internal.default_owner IS 'As which role the default of a column may be set again; NULL if as none.';
+
 -- A table, or a part of p_whole, locked by the caller.
 CREATE FUNCTION api_key_internal.isolate(p_table regclass, p_column name, p_whole regclass) RETURNS void
 LANGUAGE plpgsql
@@ -83,18 +101,19 @@ BEGIN
         -- A partition that was made since has ours from its table.
         v_default := (SELECT i.default_before FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_whole);
     END IF;
-    INSERT INTO api_key_internal.isolated_tables ("table", "column", name, permits, default_before)
-    VALUES (p_table, p_column, CASE WHEN p_table = p_whole THEN p_table::text END, v_permit, v_default)
+    INSERT INTO api_key_internal.isolated_tables ("table", "column", name, permits, default_before, default_owner)
+    VALUES (p_table, p_column, CASE WHEN p_table = p_whole THEN p_table::text END, v_permit, v_default,
+            api_key_internal.default_owner(p_table, p_column, p_whole))
     -- Isolated before: what was before that is known.
     ON CONFLICT ("table") DO UPDATE SET "column" = excluded."column", name = excluded.name, permits = excluded.permits;
     PERFORM api_key_internal.guard(p_table);
     PERFORM api_key_internal.drop_policies(p_table, 'tenant');
     -- Restrictive: whatever policies there are besides, no other tenant's row gets through.
-    PERFORM api_key_internal.make_policy(p_table, 'api_key_tenant', 'RESTRICTIVE', 'ALL', v_own);
+    PERFORM api_key_internal.make_policy(p_table, 'api_key_tenant', 'RESTRICTIVE', 'ALL', v_own, false);
     IF v_permit THEN
         FOREACH v_command IN ARRAY ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] LOOP
             PERFORM api_key_internal.make_policy(
-                p_table, 'api_key_tenant_' || lower(v_command), 'PERMISSIVE', v_command, v_own);
+                p_table, 'api_key_tenant_' || lower(v_command), 'PERMISSIVE', v_command, v_own, false);
         END LOOP;
     END IF;
     PERFORM api_key_internal.watch_moves(p_table);
@@ -167,7 +186,7 @@ Called again it does what is left to do, as for new partitions. Called by the ow
 -- p_default is the text of p_whole's owner, or of one between the two: a part that belongs to somebody
 -- else does not get it back.
 CREATE FUNCTION api_key_internal.restore_default(
-    p_table regclass, p_column name, p_default text, p_whole regclass) RETURNS boolean
+    p_table regclass, p_column name, p_default text, p_owner name, p_whole regclass) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -181,6 +200,9 @@ BEGIN
     THEN
         RAISE EXCEPTION USING ERRCODE = '42501',
             MESSAGE = 'the table and its partitions belong to several roles';
+    ELSIF p_owner IS DISTINCT FROM (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = p_table) THEN
+        RAISE EXCEPTION USING ERRCODE = '42501',
+            MESSAGE = 'it is the text of another role, or calls what belongs to one';
     END IF;
     PERFORM api_key_internal.run_as_owner(p_table,
         format('ALTER TABLE ONLY %s ALTER COLUMN %I SET DEFAULT %s', p_table, p_column, p_default));
@@ -231,7 +253,7 @@ BEGIN
         v_lost := NULL;
         -- Unless somebody has set another one since.
         IF api_key_internal.column_default(v_part, v_column) = 'api_key.current_tenant_id()'
-            AND NOT api_key_internal.restore_default(v_part, v_column, v_before.default_before, p_table)
+            AND NOT api_key_internal.restore_default(v_part, v_column, v_before.default_before, v_before.default_owner, p_table)
         THEN
             v_lost := v_before.default_before;
         END IF;

@@ -6,6 +6,8 @@ CREATE TABLE api_key_internal.resources (
     tenant_column name,
     -- As PostgreSQL writes it, with qualified names.
     public_when text,
+    -- As which role that was parsed: the table's owner.
+    owner name,
     protected boolean NOT NULL DEFAULT false,
     -- Whether there are permissive policies of ours.
     permits boolean NOT NULL DEFAULT false,
@@ -66,14 +68,16 @@ BEGIN
     ELSIF api_key_internal.others_code(v_resource."table") IS NOT NULL THEN
         PERFORM api_key_internal.check_one_owner(v_resource."table", '55000',
             format('the table of the resource %s has changed', p_type));
-    ELSIF NOT EXISTS (SELECT FROM pg_class WHERE oid = v_resource."table") OR EXISTS (
-        SELECT FROM unnest(ARRAY[v_resource.id_column, v_resource.owner_column, v_resource.tenant_column]) AS name
-        WHERE name IS NOT NULL AND name NOT IN (
-            SELECT attname FROM pg_attribute WHERE attrelid = v_resource."table"))
+    ELSIF NOT EXISTS (
+            SELECT FROM pg_class WHERE oid = v_resource."table"
+              -- Who else's text would the condition be?
+              AND (v_resource.public_when IS NULL OR pg_get_userbyid(relowner) = v_resource.owner))
+        OR NOT api_key_internal.column_of_type(v_resource."table", v_resource.owner_column, true)
+        OR NOT api_key_internal.column_of_type(v_resource."table", v_resource.tenant_column, true)
         OR api_key_internal.id_operator(v_resource."table", v_resource.id_column, v_resource.tenant_column) IS NULL
     THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('the table of the resource %s has changed', p_type),
-            DETAIL = 'The table, a column or the unique index that it was defined with is gone, or has another name or type.',
+            DETAIL = 'The table, its owner, a column or the unique index that it was defined with is gone, or has another name or type.',
             HINT = 'Call api_key.define_resource again, or api_key.remove_resource.';
     END IF;
     RETURN v_resource;
@@ -121,7 +125,8 @@ COMMENT ON FUNCTION api_key_internal.id_operator IS 'The operator that finds a r
 
 -- In Rust (src/pg/resources.rs). p_find gives the rows of the id $1 as one array, with the rights of the
 -- owner; p_rule, a query of that array $1, runs with those of the role. Neither has the extension's.
-CREATE FUNCTION api_key_internal.holds_for(p_owner oid, p_find text, p_id text, p_role oid, p_rule text)
+CREATE FUNCTION api_key_internal.holds_for(
+    p_table oid, p_owner oid, p_find text, p_id text, p_role oid, p_rule text)
 RETURNS boolean
 LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'holds_for_wrapper';
 COMMENT ON FUNCTION api_key_internal.holds_for IS 'Whether a rule holds, for a role, for a row that the owner of a table finds.';
@@ -143,15 +148,16 @@ DECLARE
                     WHERE attrelid = p_resource."table" AND attname = p_resource.id_column);
 BEGIN
     BEGIN
-        PERFORM api_key_internal.holds_for(v_owner, format('SELECT ARRAY[CAST($1 AS %s) IS NULL]', v_type),
+        PERFORM api_key_internal.holds_for(0, v_owner, format('SELECT ARRAY[CAST($1 AS %s) IS NULL]', v_type),
             p_id, v_owner, 'SELECT true FROM unnest($1)');
     EXCEPTION WHEN data_exception OR invalid_schema_name OR syntax_error_or_access_rule_violation THEN
         RETURN false;
     END;
     RETURN coalesce(api_key_internal.holds_for(
-        v_owner,
-        format('SELECT array_agg("row of a resource") FROM %s AS "row of a resource" WHERE %I %s CAST($1 AS %s)', p_resource."table",
-            p_resource.id_column,
+        p_resource."table", v_owner,
+        -- Not by the alias alone: a column may have its name.
+        format('SELECT array_agg(("row of a resource".*)::%1$s) FROM %1$s AS "row of a resource" WHERE "row of a resource".%2$I %3$s CAST($1 AS %4$s)',
+            p_resource."table", p_resource.id_column,
             api_key_internal.id_operator(p_resource."table", p_resource.id_column, p_resource.tenant_column), v_type),
         p_id, v_role,
         -- Where a condition names the whole row, it does so by the table's name.
@@ -258,14 +264,19 @@ BEGIN
             DETAIL = format('No unique index finds one row of %s by it, or by it and the tenant.', p_table),
             HINT = 'Name the primary key, or make a unique index.';
     END IF;
-    p_public_when := api_key_internal.canonical_condition(p_table, p_public_when);
+    IF p_public_when IS NOT NULL THEN
+        PERFORM api_key_internal.lock_table(p_table);
+        PERFORM api_key_internal.check_one_owner(p_table, '22023', 'invalid p_table');
+        p_public_when := api_key_internal.canonical_condition(p_table, p_public_when);
+    END IF;
 
     SELECT protected INTO v_protected FROM api_key_internal.resources WHERE type = p_type FOR UPDATE;
     PERFORM api_key_internal.unprotect(p_type);
-    INSERT INTO api_key_internal.resources AS r
-    VALUES (p_type, p_table, p_id_column, p_owner_column, p_tenant_column, p_public_when)
+    INSERT INTO api_key_internal.resources AS r (type, "table", id_column, owner_column, tenant_column, public_when, owner)
+    VALUES (p_type, p_table, p_id_column, p_owner_column, p_tenant_column, p_public_when,
+            (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = p_table))
     ON CONFLICT (type) DO UPDATE SET
-        "table" = excluded."table", id_column = excluded.id_column, owner_column = excluded.owner_column,
+        owner = excluded.owner, "table" = excluded."table", id_column = excluded.id_column, owner_column = excluded.owner_column,
         tenant_column = excluded.tenant_column, public_when = excluded.public_when,
         permits = r.permits AND r."table" = excluded."table";
     PERFORM api_key_internal.audit('resource_defined', NULL, NULL, NULL, (
@@ -345,7 +356,7 @@ BEGIN
             v_rule := api_key_internal.resource_rule(v_resource, v_command = 'SELECT');
             PERFORM api_key_internal.make_policy(v_table,
                 'api_key_resource_' || lower(v_command) || CASE v_kind WHEN 'RESTRICTIVE' THEN '_only' ELSE '' END,
-                v_kind, v_command, v_rule);
+                v_kind, v_command, v_rule, v_resource.public_when IS NOT NULL);
         END LOOP;
     END LOOP;
     FOR v_part IN SELECT api_key_internal.parts(v_table) LOOP

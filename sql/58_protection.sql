@@ -46,17 +46,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.missing IS 'What a table lacks of row security, policies of a kind and triggers.';
 
-CREATE FUNCTION api_key_internal.column_of_type(p_table regclass, p_column name, p_uuid boolean) RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT p_column IS NULL OR EXISTS (
-        SELECT FROM pg_attribute
-        WHERE attrelid = p_table AND attname = p_column AND attnum > 0 AND NOT attisdropped
-          AND (atttypid = 'uuid'::regtype AND attgenerated = '' OR NOT p_uuid))
-$$;
-COMMENT ON FUNCTION api_key_internal.column_of_type IS 'Whether check_column would take a column; true for NULL.';
-
 CREATE FUNCTION api_key.unprotected()
 RETURNS TABLE ("table" text, protected_by text, missing text[], hint text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -124,7 +113,8 @@ BEGIN
                 IF NOT api_key_internal.column_of_type(v_part, v_column, false) THEN
                     hint := format('ALTER TABLE %s ADD COLUMN %I uuid; ', v_whole, v_column) || hint;
                 ELSIF NOT api_key_internal.column_of_type(v_part, v_column, true) THEN
-                    hint := format('ALTER TABLE %s ALTER COLUMN %I TYPE uuid USING %2$I::uuid; ', v_whole, v_column) || hint;
+                    -- To change the type may run code of the owner's.
+                    hint := hint || ' -- once the owner of the table has made the column a uuid again';
                 END IF;
             END IF;
             RETURN NEXT;

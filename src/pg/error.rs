@@ -57,6 +57,9 @@ pub enum Error {
     /// Rate limits are counted in shared memory only.
     #[error("rate limits need api_key to be preloaded")]
     NoRateLimits,
+    /// Another relation has the name of the one that was judged.
+    #[error("the table has been replaced")]
+    Replaced,
     /// There is no rate limit of the name.
     #[error("invalid p_name")]
     NoSuchRateLimit,
@@ -162,6 +165,11 @@ impl Error {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "They are counted in shared memory, which there is none of.",
                 "Add api_key to shared_preload_libraries and restart the server.",
+            ),
+            Self::Replaced => (
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "Meanwhile another one has its name.",
+                "Try again.",
             ),
             Self::NoSuchRateLimit => (
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

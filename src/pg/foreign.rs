@@ -112,6 +112,27 @@ pub fn may_lend(role: pg_sys::Oid) -> bool {
     !is_restricted() || ACTING_AS.get() == Some(role)
 }
 
+/// Raises an error unless a query reads the relation that was judged, and nothing but that if it is to be
+/// read `alone`: between the look at its owner and the parsing of its name, the owner of its schema may
+/// have put another one there.
+///
+/// # Safety
+/// A plan that was just prepared.
+pub unsafe fn check_relation(plan: pg_sys::SPIPlanPtr, relation: pg_sys::Oid, alone: bool) {
+    // SAFETY: by the caller's promise a plan of one query; its list of relations is one of oids.
+    let relations: Vec<pg_sys::Oid> = unsafe {
+        let sources = pg_sys::SPI_plan_get_plan_sources(plan);
+        let source = (*(*sources).elements).ptr_value.cast::<pg_sys::CachedPlanSource>();
+        let relations = (*source).relationOids;
+        (0..usize::try_from(pg_sys::list_length(relations)).unwrap_or(0))
+            .map(|at| (*(*relations).elements.add(at)).oid_value)
+            .collect()
+    };
+    if !relations.contains(&relation) || alone && relations.len() > 1 {
+        Error::Replaced.raise();
+    }
+}
+
 /// Runs one command as the owner of a table.
 #[pg_extern(sql = false)]
 fn run_restricted(owner: pg_sys::Oid, command: &str) {
@@ -147,6 +168,10 @@ unsafe fn read(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
         {
             let _owner = AsOwner::enter(owner, Policies::NotForced);
             let plan = pg_sys::SPI_prepare(query, 0, std::ptr::null_mut());
+            let relation = source.and_then(|source| pg_sys::Oid::from_datum(source, false));
+            let relation = relation.unwrap_or(pg_sys::InvalidOid);
+            let kind = pg_sys::get_rel_relkind(relation).cast_unsigned();
+            check_relation(plan, relation, kind != pg_sys::RELKIND_VIEW);
             let none = std::ptr::null_mut();
             let cursor =
                 pg_sys::SPI_cursor_open(std::ptr::null(), plan, none, std::ptr::null(), false);

@@ -6,14 +6,22 @@ use pgrx::prelude::*;
 
 use super::foreign::{self, AsOwner, Policies};
 
-/// Whether `rule`, a query, says yes to the rows that `find`, another one, gives for an id.
+/// Whether `rule`, a query, says yes to the rows of `table` that `find`, another one, gives for an id.
+/// Without a table (0), `find` reads none.
 ///
 /// The rows are passed on as one array. `find` runs as `owner` and without the owner's own policies, as
 /// foreign keys are checked. The rule runs as `role`, as it does in a policy, or as `owner` where the
 /// session's rights are not to be lent. As when PostgreSQL runs code of a table's owner (REINDEX and the
 /// like), neither can change role or leave a setting behind.
 #[pg_extern(sql = false)]
-fn holds_for(owner: pg_sys::Oid, find: &str, id: &str, role: pg_sys::Oid, rule: &str) -> bool {
+fn holds_for(
+    table: pg_sys::Oid,
+    owner: pg_sys::Oid,
+    find: &str,
+    id: &str,
+    role: pg_sys::Oid,
+    rule: &str,
+) -> bool {
     let (Ok(find), Ok(rule)) = (CString::new(find), CString::new(rule)) else { return false };
     let role = if foreign::may_lend(role) { role } else { owner };
     // SAFETY: read-only queries of one column and one row under the snapshot of the caller. SPI is
@@ -24,7 +32,11 @@ fn holds_for(owner: pg_sys::Oid, find: &str, id: &str, role: pg_sys::Oid, rule: 
         // Policies are put into a query when it is prepared; what it runs is to be held by them.
         let find = {
             let _owner = AsOwner::enter(owner, Policies::NotForced);
-            pg_sys::SPI_prepare(find.as_ptr(), 1, &mut pg_sys::TEXTOID.clone())
+            let find = pg_sys::SPI_prepare(find.as_ptr(), 1, &mut pg_sys::TEXTOID.clone());
+            if table != pg_sys::InvalidOid {
+                foreign::check_relation(find, table, true);
+            }
+            find
         };
         let rows = {
             let _owner = AsOwner::enter(owner, Policies::Applied);
