@@ -343,7 +343,10 @@ DECLARE
     v_source pg_class;
 BEGIN
     SELECT * INTO v_source FROM pg_class WHERE oid = p_source;
-    IF jsonb_typeof(p_columns) IS DISTINCT FROM 'object' OR NOT p_columns ? 'hash'
+    IF v_source.oid IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_source',
+            DETAIL = 'It is NULL, or there is no such table.', HINT = 'Name a table or view.';
+    ELSIF jsonb_typeof(p_columns) IS DISTINCT FROM 'object' OR NOT p_columns ? 'hash'
         OR EXISTS (SELECT FROM jsonb_each(p_columns) AS c
                    WHERE c.key <> ALL (c_fields) OR jsonb_typeof(c.value) <> 'string')
     THEN
@@ -364,7 +367,7 @@ BEGIN
                             AND NOT a.attisdropped))
     THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_columns',
-            DETAIL = (SELECT format('%s has no such column as it names for "%s".', p_source, c.key)
+            DETAIL = (SELECT format('%s has no column of the name given for "%s".', p_source, c.key)
                       FROM jsonb_each_text(p_columns) AS c
                       WHERE NOT EXISTS (SELECT FROM pg_attribute AS a
                                         WHERE a.attrelid = p_source AND a.attname = c.value AND a.attnum > 0

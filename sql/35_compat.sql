@@ -284,7 +284,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s exists', p_function),
             DETAIL = 'Another profile has made it.',
-            HINT = format('SELECT api_key.remove_compat(%L, %L); first, or install into another schema.',
+            HINT = format('Remove that one: SELECT api_key.remove_compat(%L, %L); or install into another schema.',
                 v_other.profile, v_other.schema_name);
     ELSIF NOT coalesce(p_replace, false) THEN
         RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s exists', p_function),

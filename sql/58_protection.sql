@@ -64,6 +64,7 @@ DECLARE
     v_isolated api_key_internal.isolated_tables;
     v_resource api_key_internal.resources;
     v_seen regclass[] := '{}';
+    v_define text;
 BEGIN
     protected_by := 'tenants';
     FOR v_isolated IN
@@ -134,6 +135,7 @@ BEGIN
             hint := format('SELECT api_key.remove_resource(%L);', v_resource.type);
             RETURN NEXT;
         END IF;
+        v_define := NULL;
         FOR v_part IN SELECT api_key_internal.parts(v_resource."table") LOOP
             "table" := v_part::text;
             missing := ARRAY(
@@ -150,18 +152,17 @@ BEGIN
                 SELECT format('unique index of %I', v_resource.id_column)
                 WHERE v_part = v_resource."table" AND api_key_internal.id_operator(
                     v_part, v_resource.id_column, v_resource.tenant_column) IS NULL);
-            hint := NULL;
+            -- Parts come after their table, and are mended with it.
             IF missing <> '{}' THEN
-                hint := format('SELECT api_key.define_resource(%L, %L, %L, %L, %L, %L); -- put in the columns as they are now',
+                v_define := format('SELECT api_key.define_resource(%L, %L, %L, %L, %L, %L); -- put in the columns as they are now',
                     v_resource.type, v_resource."table", v_resource.id_column, v_resource.owner_column,
                     v_resource.tenant_column, v_resource.public_when);
             END IF;
             missing := missing || ARRAY(SELECT api_key_internal.missing(v_part, 'resource',
                 CASE WHEN v_part = v_resource."table" THEN v_resource.policies
                      ELSE '{"api_key_resource_part": ["RESTRICTIVE", "*", true, "false", null]}' END));
-            IF missing <> '{}' AND hint IS NULL THEN
-                hint := format('SELECT api_key.protect_resource(%L);', v_resource.type);
-            END IF;
+            hint := CASE WHEN missing <> '{}'
+                THEN coalesce(v_define, format('SELECT api_key.protect_resource(%L);', v_resource.type)) END;
             RETURN NEXT;
         END LOOP;
     END LOOP;
