@@ -23,7 +23,7 @@ CREATE TYPE api_key.id (
     INPUT = api_key_internal.id_in, OUTPUT = api_key_internal.id_out,
     RECEIVE = api_key_internal.id_recv, SEND = api_key_internal.id_send, LIKE = pg_catalog.uuid);
 COMMENT ON TYPE api_key.id IS
-$$A uuid as an argument: pass a uuid, or its text.
+$$A uuid as an argument: pass a uuid, or a quoted literal. A value of type text needs a cast: (x ->> 'key_id')::uuid.
 
 The same bytes as a uuid, and cast to and from it without being asked. Unlike that of uuid, the error of a text that is no id (22P02) does not repeat it: it may be the text of a key.$$;
 

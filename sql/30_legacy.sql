@@ -96,16 +96,21 @@ BEGIN
         CASE v_key.kind WHEN 'publishable' THEN 'pk_' ELSE 'sk_' END || v_key.environment || '_';
     v_key.metadata := coalesce(v_key.metadata, '{}');
     v_key.enabled := coalesce(v_key.enabled, true);
+    IF p_scheme NOT IN ('md5', 'sha1', 'sha256', 'sha512', 'bcrypt', 'argon2', 'plaintext') THEN
+        -- It is not repeated: it may be the hash, in the wrong place.
+        RAISE EXCEPTION USING ERRCODE = '22023',
+            MESSAGE = CASE p_row WHEN '' THEN 'invalid p_scheme' ELSE 'invalid scheme' END,
+            DETAIL = 'There is no such scheme.',
+            HINT = 'Pass md5, sha1, sha256, sha512, bcrypt, argon2 or plaintext.';
+    END IF;
     IF p_hash IS NOT NULL THEN
         v_credential := api_key_internal.legacy_credential(p_hash, p_scheme);
     END IF;
     IF v_credential IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid hash',
-            -- A scheme that is none may be the hash, in the wrong place.
-            DETAIL = CASE WHEN p_scheme IS NULL THEN 'It is not of a form that is known.'
-                WHEN p_scheme IN ('md5', 'sha1', 'sha256', 'sha512', 'bcrypt', 'argon2', 'plaintext')
-                THEN format('It is not a hash of the scheme %s.', p_scheme)
-                ELSE 'There is no such scheme.' END,
+            DETAIL = CASE WHEN p_hash IS NULL THEN 'It is NULL.'
+                WHEN p_scheme IS NULL THEN 'It is not of a form that is known.'
+                ELSE format('It is not a hash of the scheme %s.', p_scheme) END,
             HINT = 'Schemes: md5, sha1, sha256, sha512 (hexadecimal, base64, base64url), bcrypt, argon2 (PHC string), plaintext (1 to 512 bytes).';
     END IF;
     v_key.key_id := coalesce(v_key.key_id, gen_random_uuid());
@@ -134,7 +139,7 @@ EXCEPTION
         RAISE EXCEPTION USING ERRCODE = '23505',
             MESSAGE = format('this hash is imported already%s', p_row),
             DETAIL = 'Another key has the same hash, or the same id.',
-            HINT = 'Leave the row out: its key works.';
+            HINT = 'Leave it out if the key that is here is right; otherwise delete that one with delete_api_key and import again.';
     WHEN invalid_parameter_value THEN
         GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL,
             v_hint = PG_EXCEPTION_HINT;
@@ -143,6 +148,51 @@ EXCEPTION
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.import_key IS 'Stores a key with a hash from elsewhere.';
+
+-- A row as import_api_keys has read it; a data_exception if a value does not have the type of its field.
+CREATE FUNCTION api_key_internal.key_row(p_row jsonb)
+RETURNS TABLE (
+    key_id api_key.id, hash text, scheme text, key_prefix text, user_id api_key.id, tenant_id api_key.id,
+    name text, description text, tier text, scopes text[], resource_id text, environment text, kind text,
+    expires_at timestamptz, not_before timestamptz, created_at timestamptz, revoked_at timestamptz,
+    enabled boolean, allowed_ips inet[], metadata jsonb)
+LANGUAGE sql STABLE ROWS 1
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM jsonb_to_record(p_row) AS r (
+        key_id api_key.id, hash text, scheme text, key_prefix text, user_id api_key.id, tenant_id api_key.id,
+        name text, description text, tier text, scopes text[], resource_id text, environment text, kind text,
+        expires_at timestamptz, not_before timestamptz, created_at timestamptz, revoked_at timestamptz,
+        enabled boolean, allowed_ips inet[], metadata jsonb)
+$$;
+COMMENT ON FUNCTION api_key_internal.key_row IS 'The fields of a key that import_api_keys has read.';
+
+-- PostgreSQL's own error would repeat the value, which may be a key where columns were mixed up.
+CREATE FUNCTION api_key_internal.refuse_key_row(p_row jsonb, p_where text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_field text;
+    v_value jsonb;
+BEGIN
+    FOR v_field, v_value IN SELECT key, value FROM jsonb_each(p_row) LOOP
+        BEGIN
+            PERFORM api_key_internal.key_row(jsonb_build_object(v_field, v_value));
+        EXCEPTION WHEN data_exception THEN
+            RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid %s%s', v_field, p_where),
+                DETAIL = format('It cannot be read as %s.', CASE
+                    WHEN v_field IN ('key_id', 'user_id', 'tenant_id') THEN 'a uuid'
+                    WHEN v_field = 'enabled' THEN 'a boolean'
+                    WHEN v_field = 'scopes' THEN 'an array of texts'
+                    WHEN v_field = 'allowed_ips' THEN 'an array of inet'
+                    ELSE 'a timestamptz' END),
+                HINT = 'Map another column, or import a view that converts the values.';
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.refuse_key_row IS 'Refuses (22023) a row for import_api_keys with a value that does not have the type of its field.';
 
 CREATE FUNCTION api_key.import_api_key_hash(
     p_hash text,
@@ -193,13 +243,19 @@ BEGIN
     v_key.metadata := p_metadata;
     v_key.enabled := p_enabled;
     v_key.created_at := p_created_at;
-    RETURN (api_key_internal.import_key(v_key, p_hash, p_scheme, '', v_caller)).key_id;
+    v_key := api_key_internal.import_key(v_key, p_hash, p_scheme, '', v_caller);
+    IF v_key.lookup_handle IS NULL AND v_key.legacy_prefix = '' THEN
+        RAISE WARNING USING MESSAGE = 'this key with a salted hash has no prefix',
+            DETAIL = 'Every text that is not the text of another key is tried against it, which takes a hash.',
+            HINT = 'Delete it, and import it again with p_key_prefix: what its text begins with.';
+    END IF;
+    RETURN v_key.key_id;
 END
 $$;
 COMMENT ON FUNCTION api_key.import_api_key_hash IS
 $$Adopts one key with the hash that it has: its text stays valid.
 
-p_scheme: md5, sha1, sha256, sha512 (hexadecimal in either case, base64 or base64url), bcrypt (up to cost 14), argon2 (PHC string, up to 256 MiB of memory times passes), or plaintext (hashed on the way in). p_key_prefix: what the text begins with, needed to find bcrypt and argon2 keys; the longer, the better. The others are as of issue_api_key; the limits of tiers are not applied.
+p_scheme: md5, sha1, sha256, sha512 (hexadecimal in either case, base64 or base64url), bcrypt (up to cost 14), argon2 (PHC string, up to 256 MiB of memory times passes), or plaintext (hashed on the way in). p_key_prefix: what the text begins with, needed to find bcrypt and argon2 keys (a WARNING if it is missing); the longer, the better. The others are as of issue_api_key; the limits of tiers are not applied.
 Result: the key's id. Errors: 22023 not a hash of the scheme, 23505 imported already, 55000 the root key cannot be used.$$;
 
 -- Apart from import_api_keys, which runs with the rights of the caller: what it reads is judged by them.
@@ -210,6 +266,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_caller api_key_internal.caller := api_key_internal.caller();
+    v_fields jsonb;
     v_row record;
     v_key api_key_internal.keys;
     v_schemes jsonb := '{}';
@@ -221,15 +278,13 @@ BEGIN
             HINT = 'Call import_api_keys, which calls this.';
     END IF;
     PERFORM api_key_internal.use_root_key();
-    FOR v_row IN
-        SELECT * FROM jsonb_to_recordset(p_rows) AS r (
-            key_id api_key.id, hash text, scheme text, key_prefix text, user_id api_key.id,
-            tenant_id api_key.id,
-            name text, description text, tier text, scopes text[], resource_id text,
-            environment text, kind text, expires_at timestamptz, not_before timestamptz,
-            created_at timestamptz, revoked_at timestamptz, enabled boolean, allowed_ips inet[],
-            metadata jsonb)
-    LOOP
+    FOR v_fields IN SELECT value FROM jsonb_array_elements(p_rows) LOOP
+        BEGIN
+            SELECT * INTO v_row FROM api_key_internal.key_row(v_fields);
+        EXCEPTION WHEN data_exception THEN
+            PERFORM api_key_internal.refuse_key_row(v_fields, format(' in row %s of %s', v_number, p_source));
+            RAISE;
+        END;
         v_key := NULL;
         v_key.key_id := v_row.key_id;
         v_key.user_id := v_row.user_id;
@@ -263,14 +318,15 @@ BEGIN
     RETURN jsonb_build_object('schemes', v_schemes, 'crowd', (
         SELECT max(crowd) FROM (
             SELECT count(*) AS crowd FROM api_key_internal.keys
-            WHERE lookup_handle IS NULL AND legacy_prefix IS NOT NULL
-            GROUP BY legacy_prefix) AS crowds));
+            WHERE lookup_handle IS NULL AND legacy_prefix <> ''
+            GROUP BY legacy_prefix) AS crowds),
+        'no_prefix', (SELECT count(*) FROM api_key_internal.keys WHERE lookup_handle IS NULL AND legacy_prefix = ''));
 END
 $$;
 COMMENT ON FUNCTION api_key.import_key_rows IS
 $$Adopts rows that import_api_keys has read; call that instead.
 
-Result: {schemes, crowd}: how many of which scheme, and how many keys with salted hashes share a prefix at most.$$;
+Result: {schemes, crowd, no_prefix}: how many of which scheme, how many keys with salted hashes share a prefix at most, and how many of them have none.$$;
 
 -- The query that reads keys for import_api_keys, and the role as which it is to run, if p_caller may read
 -- that itself. Casts of types that roles have made are not asked: what to_jsonb of an enum runs belongs
@@ -287,12 +343,22 @@ DECLARE
     v_source pg_class;
 BEGIN
     SELECT * INTO v_source FROM pg_class WHERE oid = p_source;
-    IF jsonb_typeof(p_columns) IS DISTINCT FROM 'object' OR NOT p_columns ? 'hash'
+    IF v_source.oid IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_source',
+            DETAIL = 'It is NULL, or there is no such table.', HINT = 'Name a table or view.';
+    ELSIF jsonb_typeof(p_columns) IS DISTINCT FROM 'object' OR NOT p_columns ? 'hash'
         OR EXISTS (SELECT FROM jsonb_each(p_columns) AS c
                    WHERE c.key <> ALL (c_fields) OR jsonb_typeof(c.value) <> 'string')
     THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_columns',
-            DETAIL = 'It is not an object from fields to names of columns, or has no "hash".',
+            DETAIL = CASE WHEN jsonb_typeof(p_columns) IS DISTINCT FROM 'object' THEN 'It is not a JSON object.'
+                WHEN NOT p_columns ? 'hash' THEN 'It has no "hash".'
+                -- A name of letters, not the text of a key in the wrong place.
+                ELSE (SELECT CASE WHEN c.key = ANY (c_fields) THEN format('The name of the column for "%s" is not a string.', c.key)
+                                  WHEN c.key ~ '^[A-Za-z_]{1,20}$' THEN format('There is no field "%s".', c.key)
+                                  ELSE 'It has a field that there is not.' END
+                      FROM jsonb_each(p_columns) AS c
+                      WHERE c.key <> ALL (c_fields) OR jsonb_typeof(c.value) <> 'string' LIMIT 1) END,
             HINT = format('Fields: %s.', array_to_string(c_fields, ', '));
     ELSIF EXISTS (
         SELECT FROM jsonb_each_text(p_columns) AS c
@@ -301,7 +367,11 @@ BEGIN
                             AND NOT a.attisdropped))
     THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_columns',
-            DETAIL = 'It names a column that the table has not.',
+            DETAIL = (SELECT format('%s has no column of the name given for "%s".', p_source, c.key)
+                      FROM jsonb_each_text(p_columns) AS c
+                      WHERE NOT EXISTS (SELECT FROM pg_attribute AS a
+                                        WHERE a.attrelid = p_source AND a.attname = c.value AND a.attnum > 0
+                                          AND NOT a.attisdropped) LIMIT 1),
             HINT = format('The columns of %s: %s.', p_source,
                 (SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
                  WHERE attrelid = p_source AND attnum > 0 AND NOT attisdropped));
@@ -402,6 +472,11 @@ BEGIN
                     GROUP BY key) AS sums);
 
     RAISE NOTICE 'imported % keys: %', v_number, v_schemes;
+    IF (v_answer ->> 'no_prefix')::bigint > 0 THEN
+        RAISE WARNING USING MESSAGE = format('keys with salted hashes and no prefix: %s', v_answer ->> 'no_prefix'),
+            DETAIL = 'Every text that is not the text of another key is tried against each of them, which takes a hash.',
+            HINT = 'Delete them, map key_prefix to what the texts of the keys begin with, and import again.';
+    END IF;
     IF (v_answer ->> 'crowd')::bigint > c_crowd THEN
         RAISE WARNING USING MESSAGE = format('%s keys with salted hashes share a prefix', v_answer ->> 'crowd'),
             DETAIL = 'The first use of each tries them one after another, a hash each, and answers OVERLOADED after api_key.legacy_scan_time; the next one goes on from there.',
@@ -469,7 +544,7 @@ BEGIN
         WHERE k.secret_hash OPERATOR(pg_catalog.~~) '{%'
           AND k.secret_hash OPERATOR(pg_catalog.!~~) '%$argon2id$%';
         RAISE NOTICE 'wrapped % keys, % remain', v_wrapped, v_remaining;
-        EXIT WHEN v_batch OPERATOR(pg_catalog.=) 0 AND v_remaining OPERATOR(pg_catalog.=) 0;
+        EXIT WHEN v_remaining OPERATOR(pg_catalog.=) 0;
         IF v_batch OPERATOR(pg_catalog.=) 0 THEN
             -- Rows that remain are another session's: waits for it, in case it gives up.
             PERFORM FROM api_key_internal.keys AS k

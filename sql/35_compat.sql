@@ -277,14 +277,15 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_kept name;
+    v_other api_key_internal.compat_functions;
 BEGIN
-    IF EXISTS (
-        SELECT FROM api_key_internal.compat_functions AS c
-        WHERE p_function = api_key_internal.compat_function(c.schema_name, c.function_name, c.arguments))
-    THEN
+    SELECT * INTO v_other FROM api_key_internal.compat_functions AS c
+    WHERE p_function = api_key_internal.compat_function(c.schema_name, c.function_name, c.arguments);
+    IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s exists', p_function),
             DETAIL = 'Another profile has made it.',
-            HINT = 'Remove that one with remove_compat first, or install into another schema.';
+            HINT = format('Remove that one: SELECT api_key.remove_compat(%L, %L); or install into another schema.',
+                v_other.profile, v_other.schema_name);
     ELSIF NOT coalesce(p_replace, false) THEN
         RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s exists', p_function),
             DETAIL = 'It is not one that this profile has made.',
@@ -307,14 +308,14 @@ DECLARE
     v_function text := api_key_internal.calling_convention(p_function);
 BEGIN
     IF v_kept <> v_function THEN
-        RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s cannot replace the one before', p_function),
-            DETAIL = format('Its callers would not know the one in its place. It is a %s; the profile''s is a %s.',
+        RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s cannot replace the existing one', p_function),
+            DETAIL = format('The existing one has a different signature; its callers would break. It is a %s; the profile''s is a %s.',
                             v_kept, v_function),
             HINT = 'Install a profile whose functions are called alike and answer alike (api_key.compat_profiles), or install into another schema.';
     ELSIF (SELECT k.pronargdefaults > f.pronargdefaults FROM pg_proc AS k, pg_proc AS f
            WHERE k.oid = p_kept AND f.oid = p_function)
     THEN
-        RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s cannot replace the one before', p_function),
+        RAISE EXCEPTION USING ERRCODE = '42723', MESSAGE = format('function %s cannot replace the existing one', p_function),
             DETAIL = 'Its callers may leave out arguments that the profile''s function needs.',
             HINT = 'Take the defaults out of it once its callers pass all arguments, or install into another schema.';
     END IF;

@@ -25,6 +25,8 @@ BEGIN
     IF v_kind = 'v' THEN
         v_detail := 'It is a view.';
         v_hint := 'Name the tables that it reads, and have it read with the rights of its caller: ALTER VIEW ... SET (security_invoker = true).';
+    ELSIF p_table IS NULL THEN
+        v_detail := 'p_table is NULL.';
     ELSIF v_kind IS NULL OR v_kind NOT IN ('r', 'p') THEN
         v_detail := 'It is no table with row security.';
     ELSIF EXISTS (
@@ -211,7 +213,10 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid %s', p_argument),
             DETAIL = CASE WHEN v_column.attnum IS NULL THEN format('%s has no such column.', p_table)
                 ELSE format('%s.%I is not a uuid that can be written.', p_table, p_column) END,
-            HINT = CASE WHEN p_uuid THEN 'Name a column of type uuid.' ELSE 'Name a column of the table.' END;
+            HINT = CASE WHEN p_argument = 'p_owner_column'
+                    THEN 'Name a column of type uuid, or pass p_owner_column => NULL if rows have no owner.'
+                WHEN p_uuid THEN 'Name a column of type uuid.'
+                ELSE 'Name a column of the table.' END;
     END IF;
 END
 $$;

@@ -8,6 +8,10 @@ CREATE TABLE api_key_internal.resources (
     public_when text,
     -- As which role that was parsed: the table's owner.
     owner name,
+    -- The columns that it reads.
+    public_columns name[],
+    -- What the table was called.
+    name text NOT NULL,
     protected boolean NOT NULL DEFAULT false,
     -- Whether there are permissive policies of ours.
     permits boolean NOT NULL DEFAULT false,
@@ -64,7 +68,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid resource type',
             DETAIL = 'There is no resource of this type.',
-            HINT = 'Define it with api_key.define_resource, which the view api_key.resources shows.';
+            HINT = 'See the view api_key.resources, or define it with api_key.define_resource.';
     ELSIF api_key_internal.others_code(v_resource."table") IS NOT NULL THEN
         PERFORM api_key_internal.check_one_owner(v_resource."table", '55000',
             format('the table of the resource %s has changed', p_type));
@@ -72,8 +76,11 @@ BEGIN
             SELECT FROM pg_class WHERE oid = v_resource."table"
               -- Who else's text would the condition be?
               AND (v_resource.public_when IS NULL OR pg_get_userbyid(relowner) = v_resource.owner))
+        OR NOT api_key_internal.column_of_type(v_resource."table", v_resource.id_column, false)
         OR NOT api_key_internal.column_of_type(v_resource."table", v_resource.owner_column, true)
         OR NOT api_key_internal.column_of_type(v_resource."table", v_resource.tenant_column, true)
+        OR EXISTS (SELECT FROM unnest(v_resource.public_columns) AS name
+                   WHERE NOT api_key_internal.column_of_type(v_resource."table", name, false))
         OR api_key_internal.id_operator(v_resource."table", v_resource.id_column, v_resource.tenant_column) IS NULL
     THEN
         RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = format('the table of the resource %s has changed', p_type),
@@ -186,30 +193,31 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.unprotect IS 'Undoes protect_resource.';
 
-CREATE FUNCTION api_key_internal.canonical_condition(p_table regclass, p_condition text) RETURNS text
+CREATE FUNCTION api_key_internal.canonical_condition(
+    p_table regclass, p_condition text, OUT condition text, OUT columns name[])
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_condition text;
+    v_policy oid;
     v_has_subquery boolean;
     v_has_system_column boolean;
     v_code text;
 BEGIN
     IF p_condition IS NULL THEN
-        RETURN NULL;
+        RETURN;
     END IF;
     PERFORM api_key_internal.run_as_owner(
         p_table, format(E'CREATE POLICY api_key_condition ON %s USING (%s\n)', p_table, p_condition));
-    SELECT pg_get_expr(polqual, polrelid), polqual::text LIKE '%{SUBLINK %', polqual::text LIKE '%:varattno -%',
+    SELECT oid, pg_get_expr(polqual, polrelid), polqual::text LIKE '%{SUBLINK %', polqual::text LIKE '%:varattno -%',
            api_key_internal.strangers_code('pg_policy', oid, (SELECT relowner FROM pg_class WHERE oid = p_table))
-    INTO v_condition, v_has_subquery, v_has_system_column, v_code
+    INTO v_policy, condition, v_has_subquery, v_has_system_column, v_code
     FROM pg_policy WHERE polrelid = p_table AND polname = 'api_key_condition' AND polwithcheck IS NULL;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'more than one expression';
     ELSIF v_has_subquery THEN
         -- authorize has a copy of the row, to which a subquery cannot refer.
-        RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it has a subquery, which belongs into a function';
+        RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it has a subquery';
     ELSIF v_has_system_column THEN
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it names a system column';
     ELSIF v_code IS NOT NULL THEN
@@ -217,15 +225,20 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '42601',
             MESSAGE = format('it calls %s, which another role than the table''s owner owns or could replace', v_code);
     END IF;
+    columns := ARRAY(
+        SELECT a.attname FROM pg_depend AS d
+        JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_policy'::regclass AND d.objid = v_policy
+          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_table AND a.attnum > 0
+        ORDER BY a.attnum);
     EXECUTE format('DROP POLICY api_key_condition ON %s', p_table);
-    RETURN v_condition;
 EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported THEN
     RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_public_when',
         DETAIL = format('It is no condition on a row of %s: %s.', p_table, SQLERRM),
-        HINT = 'Pass an expression as in WHERE, with functions and tables named with their schemas: published AND NOT app.is_embargoed(id)';
+        HINT = 'Pass an expression as in WHERE, such as published AND NOT app.is_embargoed(id). Name functions with their schemas. A subquery belongs in a function.';
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.canonical_condition IS 'A condition on the rows of a table, as PostgreSQL writes it; 22023 if it is none, NULL for NULL.';
+COMMENT ON FUNCTION api_key_internal.canonical_condition IS 'A condition on the rows of a table, as PostgreSQL writes it, and the columns that it reads; 22023 if it is none, NULL for NULL.';
 
 CREATE FUNCTION api_key.define_resource(
     p_type text, p_table regclass, p_id_column name = 'id', p_owner_column name = 'owner_id',
@@ -236,6 +249,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_protected boolean;
+    v_public_columns name[];
 BEGIN
     IF p_type IS NULL OR p_type !~ '^[A-Za-z0-9_.-]{1,63}$' THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_type',
@@ -267,17 +281,20 @@ BEGIN
     IF p_public_when IS NOT NULL THEN
         PERFORM api_key_internal.lock_table(p_table);
         PERFORM api_key_internal.check_one_owner(p_table, '22023', 'invalid p_table');
-        p_public_when := api_key_internal.canonical_condition(p_table, p_public_when);
     END IF;
+    SELECT c.condition, c.columns INTO p_public_when, v_public_columns
+    FROM api_key_internal.canonical_condition(p_table, p_public_when) AS c;
 
     SELECT protected INTO v_protected FROM api_key_internal.resources WHERE type = p_type FOR UPDATE;
     PERFORM api_key_internal.unprotect(p_type);
-    INSERT INTO api_key_internal.resources AS r (type, "table", id_column, owner_column, tenant_column, public_when, owner)
-    VALUES (p_type, p_table, p_id_column, p_owner_column, p_tenant_column, p_public_when,
-            (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = p_table))
+    INSERT INTO api_key_internal.resources AS r
+        (type, "table", name, owner, id_column, owner_column, tenant_column, public_when, public_columns)
+    VALUES (p_type, p_table, p_table::text, (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = p_table),
+            p_id_column, p_owner_column, p_tenant_column, p_public_when, v_public_columns)
     ON CONFLICT (type) DO UPDATE SET
-        owner = excluded.owner, "table" = excluded."table", id_column = excluded.id_column, owner_column = excluded.owner_column,
-        tenant_column = excluded.tenant_column, public_when = excluded.public_when,
+        "table" = excluded."table", name = excluded.name, owner = excluded.owner, id_column = excluded.id_column,
+        owner_column = excluded.owner_column, tenant_column = excluded.tenant_column,
+        public_when = excluded.public_when, public_columns = excluded.public_columns,
         permits = r.permits AND r."table" = excluded."table";
     PERFORM api_key_internal.audit('resource_defined', NULL, NULL, NULL, (
         SELECT to_jsonb(r) - 'protected' FROM api_key.resources AS r WHERE r.type = p_type));

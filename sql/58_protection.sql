@@ -58,6 +58,7 @@ DECLARE
     v_isolated api_key_internal.isolated_tables;
     v_resource api_key_internal.resources;
     v_seen regclass[] := '{}';
+    v_define text;
 BEGIN
     protected_by := 'tenants';
     FOR v_isolated IN
@@ -124,11 +125,12 @@ BEGIN
     FOR v_resource IN SELECT * FROM api_key_internal.resources AS r WHERE r.protected ORDER BY r.type LOOP
         protected_by := format('resource %s', v_resource.type);
         IF NOT EXISTS (SELECT FROM pg_class WHERE oid = v_resource."table") THEN
-            "table" := v_resource."table"::text;
+            "table" := v_resource.name;
             missing := ARRAY['table'];
             hint := format('SELECT api_key.remove_resource(%L);', v_resource.type);
             RETURN NEXT;
         END IF;
+        v_define := NULL;
         FOR v_part IN SELECT api_key_internal.parts(v_resource."table") LOOP
             "table" := v_part::text;
             missing := ARRAY(
@@ -137,21 +139,25 @@ BEGIN
                              (v_resource.tenant_column, true)) AS c (name, is_uuid)
                 WHERE NOT api_key_internal.column_of_type(v_part, name, is_uuid)
                 UNION ALL
+                SELECT 'condition of p_public_when'
+                WHERE v_part = v_resource."table" AND EXISTS (
+                    SELECT FROM unnest(v_resource.public_columns) AS name
+                    WHERE NOT api_key_internal.column_of_type(v_part, name, false))
+                UNION ALL
                 SELECT format('unique index of %I', v_resource.id_column)
                 WHERE v_part = v_resource."table" AND api_key_internal.id_operator(
                     v_part, v_resource.id_column, v_resource.tenant_column) IS NULL);
-            hint := NULL;
+            -- Parts come after their table, and are mended with it.
             IF missing <> '{}' THEN
-                hint := format('SELECT api_key.define_resource(%L, %L, %L, %L, %L, %L); with the columns as they are now',
+                v_define := format('SELECT api_key.define_resource(%L, %L, %L, %L, %L, %L); -- put in the columns as they are now',
                     v_resource.type, v_resource."table", v_resource.id_column, v_resource.owner_column,
                     v_resource.tenant_column, v_resource.public_when);
             END IF;
             missing := missing || ARRAY(SELECT api_key_internal.missing(v_part, 'resource',
                 CASE WHEN v_part = v_resource."table" THEN v_resource.policies
                      ELSE '{"api_key_resource_part": ["RESTRICTIVE", "*", true, "false", null]}' END));
-            IF missing <> '{}' AND hint IS NULL THEN
-                hint := format('SELECT api_key.protect_resource(%L);', v_resource.type);
-            END IF;
+            hint := CASE WHEN missing <> '{}'
+                THEN coalesce(v_define, format('SELECT api_key.protect_resource(%L);', v_resource.type)) END;
             RETURN NEXT;
         END LOOP;
     END LOOP;
@@ -164,5 +170,5 @@ SELECT "table", protected_by, missing, hint FROM api_key.unprotected();
 COMMENT ON VIEW api_key.protection IS
 $$Tables that isolate_tenants or protect_resource was called for, their partitions and what inherits from them, and what they lack by now.
 
-protected_by: tenants, or resource and its type. missing: what is gone, disabled or not as it was made: row security, forced row security, policies, triggers, the default, a column, the table; empty if all is there. hint: the statement that mends it, NULL if nothing is missing. Check it after each migration:
+protected_by: tenants, or resource and its type. missing: what is gone, disabled or not as it was made: row security, forced row security, policies, triggers, the default, a column, the condition of p_public_when (it reads a column that is gone or renamed), the unique index of the id, the table; empty if all is there. hint: the statement that mends it, NULL if nothing is missing; if a column was renamed, put its new name in first. Check it after each migration:
 SELECT * FROM api_key.protection WHERE missing <> '{}';$$;

@@ -80,7 +80,7 @@ impl Code {
             Self::Malformed => "This is not the text of an API key.",
             Self::NotFound => "No such API key.",
             Self::Throttled => "Too many wrong secrets for this API key; try again in a minute.",
-            Self::Overloaded => "No room to check this API key now; try again in a moment.",
+            Self::Overloaded => "This API key cannot be checked now; ask again with the same key.",
             Self::Revoked => "This API key was revoked.",
             Self::Disabled => "This API key is disabled.",
             Self::NotYetValid => "This API key is not valid yet.",

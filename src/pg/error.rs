@@ -63,9 +63,12 @@ pub enum Error {
     /// There is no rate limit of the name.
     #[error("invalid p_name")]
     NoSuchRateLimit,
-    /// Subject or cost cannot be counted.
-    #[error("invalid arguments")]
-    RateLimitArguments,
+    /// What `check_rate_limit` is to count is NULL.
+    #[error("invalid p_subject")]
+    NoSubject,
+    /// How much `check_rate_limit` is to count is not a number of requests.
+    #[error("invalid p_cost")]
+    RateLimitCost,
     /// Code of somebody else runs, which must not become the session's.
     #[error("{}", Refusal::NOT_HERE)]
     NotHere,
@@ -144,7 +147,7 @@ impl Error {
             Self::InvalidId => (
                 PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
                 "It is not a UUID.",
-                "Pass a UUID, such as the key_id that issue_api_key returned, and never the text of a key.",
+                "Pass a UUID (of a key, a user or a tenant), never the text of a key.",
             ),
             Self::NoLauncher => (
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -176,10 +179,15 @@ impl Error {
                 "There is no rate limit of this name.",
                 "Define it: SELECT api_key.define_rate_limit('name', 10, '1 minute');",
             ),
-            Self::RateLimitArguments => (
+            Self::NoSubject => (
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-                "p_subject is NULL, or p_cost is less than 1.",
-                "Pass what is counted, such as the text of a user's id, and how much of it.",
+                "p_subject is NULL.",
+                "Pass what is counted, such as the text of a user's id. Without a key current_user_id() is NULL: call require_scope first.",
+            ),
+            Self::RateLimitCost => (
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "p_cost is NULL or less than 1.",
+                "Pass how many requests to count, or leave it out for 1.",
             ),
             Self::NotHere => (
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

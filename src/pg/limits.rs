@@ -281,8 +281,11 @@ unsafe fn check(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
         )
     };
     let cost = cost.and_then(|cost| u32::try_from(cost).ok()).filter(|cost| *cost > 0);
-    let (Some(subject), Some(cost)) = (subject, cost) else {
-        Error::RateLimitArguments.raise();
+    let Some(subject) = subject else {
+        Error::NoSubject.raise();
+    };
+    let Some(cost) = cost else {
+        Error::RateLimitCost.raise();
     };
     let Some(limit) = name.and_then(Limit::find) else {
         Error::NoSuchRateLimit.raise();

@@ -373,6 +373,9 @@ UPDATE regress_old SET key_hash = NULL WHERE id = 7;
 SELECT pg_temp.outcome($$SELECT api_key.import_api_keys('regress_old', '{"hash": "key_hash"}', 'plaintext')$$, true) AS outcome;
 DELETE FROM regress_old WHERE id = 7;
 SELECT pg_temp.outcome($$SELECT api_key.import_api_keys('regress_old', '{"hash": "key_hash", "tier": "title"}', 'auto')$$, true) AS outcome;
+-- A value of a wrong type: row and field are named, and the value, which may be a key, is not repeated.
+SELECT field, pg_temp.outcome(format($$SELECT api_key.import_api_keys('regress_old', '{"hash": "key_hash", %s: "title"}', 'auto')$$, to_json(field)), true) AS outcome
+FROM unnest('{user_id,enabled,expires_at,scopes,allowed_ips}'::text[]) AS field;
 SELECT count(*) AS keys FROM api_key_internal.keys;
 SELECT count(*) AS audited FROM api_key.audit_log;
 -- What is mapped, and to what.

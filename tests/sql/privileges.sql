@@ -161,6 +161,8 @@ FROM unnest(ARRAY[
     'api_key_internal.in_restricted_operation(boolean)',
     'api_key_internal.in_tenant(uuid,api_key_internal.caller)',
     'api_key_internal.is_key_role(text)',
+    'api_key_internal.key_row(jsonb)',
+    'api_key_internal.refuse_key_row(jsonb,text)',
     'api_key_internal.is_scope(text)',
     'api_key_internal.issued(api_key_internal.keys)',
     'api_key_internal.legacy_credential(text,text)',

@@ -117,9 +117,33 @@ $$;
 :do('DROP TABLE app.notes CASCADE');
 :do('DROP TABLE app.days_1');
 :do('TRUNCATE api_key_internal.isolated_tables');
+CREATE PROCEDURE pg_temp.mend(p_old text, p_new text) LANGUAGE plpgsql AS $$
+DECLARE
+    v_left bigint;
+BEGIN
+    EXECUTE (SELECT replace(hint, p_old, p_new) FROM api_key.protection WHERE missing <> '{}' LIMIT 1);
+    SELECT count(*) INTO v_left FROM api_key.protection WHERE missing <> '{}';
+    RAISE INFO '%', CASE v_left WHEN 0 THEN 'mended' ELSE 'still lacking' END;
+END
+$$;
 -- A column of a resource by another name: the hint has the definition, for the new name to be put in.
 BEGIN;
 ALTER TABLE app.docs RENAME owner_id TO author_id;
+SELECT "table", missing, hint FROM api_key.protection WHERE missing <> '{}';
+ROLLBACK;
+-- It stands before a comment: with the new name in it, it mends.
+BEGIN;
+ALTER TABLE app.docs RENAME owner_id TO author_id;
+CALL pg_temp.mend('owner_id', 'author_id');
+ROLLBACK;
+-- So does a column that p_public_when reads.
+BEGIN;
+ALTER TABLE app.docs RENAME shown TO is_shown;
+SELECT "table", missing, hint FROM api_key.protection WHERE missing <> '{}';
+CALL pg_temp.mend('shown', 'is_shown');
+ROLLBACK;
+BEGIN;
+ALTER TABLE app.docs DROP shown CASCADE;
 SELECT "table", missing, hint FROM api_key.protection WHERE missing <> '{}';
 ROLLBACK;
 BEGIN;

@@ -10,8 +10,8 @@ SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service'
 CREATE ROLE regress_parent;
 CREATE ROLE regress_child;
 GRANT USAGE ON SCHEMA api_key TO regress_parent;
-GRANT EXECUTE ON FUNCTION api_key.issue_api_key(uuid, text, text, text, text[], uuid, text, text, text, text, timestamptz, timestamptz, inet[], jsonb, text),
-    api_key.list_api_keys(uuid, uuid, boolean) TO regress_parent;
+GRANT EXECUTE ON FUNCTION api_key.issue_api_key(api_key.id, text, text, text, text[], api_key.id, text, text, text, text, timestamptz, timestamptz, inet[], jsonb, text),
+    api_key.list_api_keys(api_key.id, api_key.id, boolean) TO regress_parent;
 GRANT regress_service TO regress_parent;
 ALTER ROLE regress_parent NOINHERIT;
 SET api_key.authenticated_role = 'regress_user';

@@ -235,6 +235,15 @@ SELECT api_key.define_resource('mood', 'app.moods');
 ALTER TABLE app.docs RENAME COLUMN owner_id TO author_id;
 SELECT api_key.authorize('doc', '1', 'read');
 \echo :SQLSTATE
+ALTER TABLE app.docs RENAME COLUMN author_id TO owner_id;
+-- Nor is what p_public_when reads: asked, required and protected.
+ALTER TABLE app.docs RENAME COLUMN published TO is_published;
+SELECT api_key.authorize('doc', '1', 'read');
+SELECT api_key.require_authorization('doc', '1', 'read');
+SELECT api_key.protect_resource('doc');
+ALTER TABLE app.docs RENAME COLUMN is_published TO published;
+SELECT api_key.authorize('doc', '1', 'read');
+ALTER TABLE app.docs RENAME COLUMN owner_id TO author_id;
 SELECT api_key.define_resource('page', 'app.pages', 'slug');
 ALTER TABLE app.pages DROP CONSTRAINT pages_pkey;
 SELECT api_key.authorize('page', 'a', 'read');
