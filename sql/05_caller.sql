@@ -110,7 +110,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.in_tenant IS 'Whether a key of this tenant is within the caller''s reach.';
 
-CREATE FUNCTION api_key_internal.caller()
+CREATE FUNCTION api_key_internal.caller(p_takes_away boolean = false)
 RETURNS api_key_internal.caller
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -120,8 +120,7 @@ DECLARE
     v_caller api_key_internal.caller;
 BEGIN
     v_caller.role_name := api_key_internal.request_role();
-    -- What more there is to refuse of commands that give something, audit does.
-    PERFORM api_key_internal.refuse_restricted(p_takes_away => true);
+    PERFORM api_key_internal.refuse_restricted(p_takes_away);
     v_caller.administrator := has_function_privilege(
         v_caller.role_name, 'api_key.define_tier(text, integer, text)', 'EXECUTE');
     -- Tokens of services may have a "sub" that is not a user's.

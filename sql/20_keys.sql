@@ -640,7 +640,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_key api_key_internal.keys := api_key_internal.locked_key(p_key_id, api_key_internal.caller());
+    v_key api_key_internal.keys := api_key_internal.locked_key(p_key_id, api_key_internal.caller(p_takes_away => true));
 BEGIN
     PERFORM api_key_internal.check_reason(p_reason);
     IF v_key.revoked_at IS NOT NULL THEN
@@ -662,7 +662,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_caller api_key_internal.caller := api_key_internal.caller();
+    v_caller api_key_internal.caller := api_key_internal.caller(p_takes_away => true);
     v_user_id uuid;
     v_key api_key_internal.keys;
     v_revoked integer := 0;
@@ -764,7 +764,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM api_key_internal.delete(
-        api_key_internal.locked_key(p_key_id, api_key_internal.caller()), '{}');
+        api_key_internal.locked_key(p_key_id, api_key_internal.caller(p_takes_away => true)), '{}');
     RETURN true;
 END
 $$;

@@ -336,6 +336,8 @@ BEGIN
         (SELECT relowner::regrole FROM pg_class WHERE oid = p_table));
     -- Whoever executes the policies executes these too.
     FOR v_role IN
+        SELECT relowner FROM pg_class WHERE oid = p_table
+        UNION
         SELECT acl.grantee FROM pg_proc AS p, aclexplode(p.proacl) AS acl
         WHERE p.oid = 'api_key.current_tenant_id()'::regprocedure AND acl.grantee <> p.proowner
     LOOP

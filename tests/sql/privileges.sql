@@ -126,7 +126,7 @@ SELECT function, NULL, '-', '-', '-', '-', '-'
 FROM unnest(ARRAY[
     'api_key_internal.active_keys(uuid,text)',
     'api_key_internal.audit(text,uuid,uuid,uuid,jsonb)',
-    'api_key_internal.caller()',
+    'api_key_internal.caller(boolean)',
     'api_key_internal.check_expiry(timestamp with time zone)',
     'api_key_internal.check_grantable(text[],api_key_internal.caller)',
     'api_key_internal.check_key(api_key_internal.keys)',

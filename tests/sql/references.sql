@@ -24,6 +24,9 @@ CREATE TEMP TABLE keys AS
 SELECT name, api_key.issue_api_key(user_id, p_tier => 'regress', p_tenant_id => tenant_id, p_scopes => scopes) ->> 'api_key' AS text
 FROM (VALUES ('ada', :ada::uuid, :a::uuid, '{}'::text[]), ('bob', :bob, :b, '{}'), ('admin of b', NULL, :b, '{admin}')) AS k (name, user_id, tenant_id, scopes);
 CREATE SCHEMA app;
+-- Where nobody but the owner of the parents can put a function.
+CREATE SCHEMA code AUTHORIZATION regress_parent;
+GRANT USAGE ON SCHEMA code TO PUBLIC;
 GRANT USAGE, CREATE ON SCHEMA app TO regress_parent, regress_child;
 GRANT USAGE ON SCHEMA app TO regress_user, regress_service;
 GRANT CREATE ON SCHEMA app TO regress_user;
@@ -171,8 +174,8 @@ SELECT pg_temp.as_key('ada', 'INSERT INTO app.notes (file) VALUES (1)') AS stale
 ROLLBACK;
 -- Cancelled is cancelled.
 ALTER TABLE app.files ADD COLUMN slow boolean DEFAULT true;
-CREATE FUNCTION app.wait(boolean) RETURNS boolean LANGUAGE sql AS 'SELECT pg_sleep(60) IS NULL';
-SELECT api_key.define_resource('file', 'app.files', p_public_when => 'app.wait(slow)');
+CREATE FUNCTION code.wait(boolean) RETURNS boolean LANGUAGE sql AS 'SELECT pg_sleep(60) IS NULL';
+SELECT api_key.define_resource('file', 'app.files', p_public_when => 'code.wait(slow)');
 SET statement_timeout = '200ms';
 SELECT set_config('request.headers', json_build_object('x-api-key', text)::text, false) IS NULL AS x FROM keys WHERE name = 'ada' \gset
 BEGIN;
@@ -214,7 +217,7 @@ CREATE TABLE app.later (n integer);
 INSERT INTO app.later VALUES (1);
 CREATE FUNCTION app.later() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO app.outcomes VALUES ('the end', 'deferred', current_user); RETURN NULL; END $$;
 CREATE CONSTRAINT TRIGGER later AFTER UPDATE ON app.later DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.later();
-CREATE FUNCTION app.attack() RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION code.attack() RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     v_try record;
     v_outcome text;
@@ -238,9 +241,9 @@ BEGIN
     RETURN true;
 END
 $$;
-CREATE POLICY trap ON app.parents USING (app.attack());
+CREATE POLICY trap ON app.parents USING (code.attack());
 RESET ROLE;
-SELECT api_key.define_resource('parent', 'app.parents', p_public_when => 'app.attack()') IS NOT NULL AS defined, api_key.protect_resource('parent') IS NOT NULL AS protected;
+SELECT api_key.define_resource('parent', 'app.parents', p_public_when => 'code.attack()') IS NOT NULL AS defined, api_key.protect_resource('parent') IS NOT NULL AS protected;
 CREATE TABLE app.kids (parent integer REFERENCES app.parents, tenant_id uuid);
 GRANT INSERT ON app.kids TO regress_user, regress_service;
 SELECT api_key.isolate_tenants('app.kids') -> 'foreign_keys' AS checked;
@@ -273,7 +276,7 @@ SELECT count(*) AS issued FROM api_key.list_api_keys() WHERE created_at > now() 
 TRUNCATE app.outcomes;
 DELETE FROM app.tries WHERE tried NOT IN ('runs as', 'private', 'issue', 'list', 'role', 'claims, then issue');
 SET ROLE regress_parent;
-CREATE FUNCTION app.indexed(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM app.attack(); RETURN $1; END $$;
+CREATE FUNCTION app.indexed(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM code.attack(); RETURN $1; END $$;
 CREATE INDEX ON app.parents (id, app.indexed('planned'));
 RESET ROLE;
 SET app.writer = 'service';
@@ -287,7 +290,7 @@ RESET request.jwt.claims;
 
 -- A condition may come to the same foreign key again, and make the plan under way invalid.
 SET ROLE regress_parent;
-CREATE OR REPLACE FUNCTION app.attack() RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION code.attack() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     IF current_setting('app.depth', true) IS DISTINCT FROM '1' THEN
         PERFORM set_config('app.depth', '1', true);
@@ -309,7 +312,7 @@ RESET ROLE;
 SELECT count(*) FROM app.kids;
 
 SET client_min_messages = error;
-DROP SCHEMA app CASCADE;
+DROP SCHEMA app, code CASCADE;
 DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_parent, regress_child;
 DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_parent, regress_child;
 TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.resources, api_key_internal.guarded_tables, api_key_internal.isolated_tables, api_key_internal.tiers, api_key_internal.audit_log;
