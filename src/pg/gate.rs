@@ -271,7 +271,11 @@ impl Limits {
                 continue;
             }
             let Some(subject) = requester.subject(limit) else { continue };
-            let (standing, taken) = limit.take(subject);
+            // Clients have room of their own, and tiers are few.
+            let is_claimed =
+                requester.key_id.is_none() && matches!(limit.per, Some(Per::User | Per::Tenant));
+            let (standing, taken) =
+                if is_claimed { limit.take_claimed(subject) } else { limit.take(subject) };
             let place = match taken {
                 Ok(place) => place,
                 Err(wait) => {

@@ -187,11 +187,21 @@ impl Limit {
         })
     }
 
+    /// As [`Self::take`], for a subject that the caller says it is: whoever runs SQL can say that it is
+    /// many, so it gets no place among those of keys.
+    pub fn take_claimed(&self, subject: Subject) -> (Standing<'_>, Result<Subject, i64>) {
+        let (standing, taken) = self.check(subject, 1);
+        (standing, taken.map(|()| subject))
+    }
+
     /// Gives back one request that was taken and counted there.
     pub fn give_back(&self, place: Subject) {
         let give_back = |arrival: &mut i64| self.rate().give_back(arrival);
         shared::with(|state| {
-            self.counts(state).with(&place, |table| table.modify(&place, give_back));
+            let here = self.counts(state).with(&place, |table| table.modify(&place, give_back));
+            if here.is_none() {
+                state.check_limits.with(&place, |table| table.modify(&place, give_back));
+            }
         });
     }
 
