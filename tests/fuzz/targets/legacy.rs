@@ -31,23 +31,23 @@ fuzz_target!(|input: (u16, &[u8], &str)| {
         assert_eq!(legacy::is_legacy(stored), scheme != Scheme::Argon2);
         assert_eq!(legacy::is_bare(stored), scheme != Scheme::Argon2);
         if is_affordable(scheme, hash, lot) {
-            let bare = legacy::verify(text, stored, area);
+            let bare = legacy::verify(text, stored, area, || ());
             if legacy::is_bare(stored) {
                 let mut rng = StdRng::seed_from_u64(1);
                 let wrapped = legacy::wrap(stored, CHEAP, &mut rng, area).expect("bare");
                 assert!(legacy::is_legacy(&wrapped) && !legacy::is_bare(&wrapped));
-                assert_eq!(legacy::verify(text, &wrapped, area), bare);
+                assert_eq!(legacy::verify(text, &wrapped, area, || ()), bare);
             }
         }
     }
     // A text as it may be in the table, whoever wrote it there.
     let _ = (legacy::is_bare(hash), legacy::is_legacy(hash));
     if detected.is_none() && !hash.contains("bcrypt") && !hash.contains("argon2") {
-        let _ = legacy::verify(text, hash, area);
+        let _ = legacy::verify(text, hash, area, || ());
         let _ = legacy::wrap(hash, CHEAP, &mut StdRng::seed_from_u64(1), area);
     }
     let digest = Scheme::Sha256.digest(text).expect("a digest");
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let imported = legacy::import(Scheme::Sha256, &hex).expect("hexadecimal");
-    assert_eq!(legacy::verify(text, &imported.stored, area), Ok(true));
+    assert_eq!(legacy::verify(text, &imported.stored, area, || ()), Ok(true));
 });
