@@ -65,8 +65,11 @@ pub fn operating_system_rng() -> impl rand::CryptoRng {
 
 /// See [`foreign::is_restricted`].
 #[pg_extern(sql = false)]
-fn in_restricted_operation(takes_away: bool) -> bool {
-    if takes_away { foreign::is_in_restricted_operation() } else { foreign::is_restricted() }
+fn in_restricted_operation(takes_away: Option<bool>) -> bool {
+    match takes_away {
+        Some(true) => foreign::is_in_restricted_operation(),
+        _ => foreign::is_restricted(),
+    }
 }
 
 /// Active keys of a user in a tier, under a snapshot of this moment.
