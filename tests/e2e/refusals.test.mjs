@@ -143,7 +143,7 @@ describe('refusals', () => {
     await clear()
     const { api_key: key } = await issue(db)
     const importer = await cluster.connect('app')
-    const at = await value(db, `SELECT (extract(epoch FROM now()) - 946684800)::bigint::text`)
+    const at = await value(db, `SELECT (floor(extract(epoch FROM now())) - 946684800)::bigint::text`)
     const refusals = [{ code: 'NOT_FOUND', count: 5, first_at: at * 1e6, last_at: at * 1e6 }]
     for (let n = 0; n < 10; n++) {
       await codeOf(db, forged({ ...partsOf(key), id: undefined }))
