@@ -5,12 +5,11 @@ use pgrx::prelude::*;
 use rand::rngs::SysRng;
 use uuid::Uuid;
 
-use super::admission::Room;
+use super::hash_slots::HashSlot;
 use super::error::{Error, OrRaise};
 use super::foreign;
 use super::settings;
-use super::shared;
-use super::work_area::WorkArea;
+use super::memory::{self, WorkArea};
 use crate::core::key::PresentedKey;
 use crate::core::{hash, hash::HashError, key, scope};
 
@@ -39,8 +38,8 @@ fn make_key(prefix: &str, key_id: pgrx::Uuid) -> String {
 fn hash_key(api_key: &str) -> Option<String> {
     let key =
         PresentedKey::parse(api_key.as_bytes()).unwrap_or_else(|_malformed| Error::NotAKey.raise());
-    shared::with(|state| {
-        let _room = Room::for_command(state)?;
+    memory::with(|state| {
+        let _slot = HashSlot::for_command(state)?;
         Some(hash_secret(key.secret).or_raise())
     })
 }

@@ -9,9 +9,10 @@ use super::array;
 use super::call::{argument, sql_function};
 use super::error::Error;
 use super::jsonb::{self, Value};
+use super::memory::{self, Counter, State, Table};
 use super::relation::{Row, Scan};
+use super::raw::server;
 use super::rows;
-use super::shared::{self, Counter, Sharded, State};
 use crate::core::gcra::Rate;
 use crate::core::memo::Tag;
 use crate::core::refusal::{Standing, seconds};
@@ -142,7 +143,7 @@ impl Limit {
     }
 
     /// Where the gate counts.
-    fn counts<'a>(&self, state: &'a State) -> &'a Sharded<Subject, i64> {
+    fn counts<'a>(&self, state: &'a State) -> &'a Table<Subject, i64> {
         if self.per == Some(Per::Client) { &state.client_limits } else { &state.limits }
     }
 
@@ -150,7 +151,7 @@ impl Limit {
     /// transactions that still see the old one cannot spend what the new one allows. A key's owner
     /// is its user, who may have many.
     pub fn subject(&self, text: &[u8], owner: Option<Uuid>) -> Subject {
-        shared::with(|state| match owner {
+        memory::with(|state| match owner {
             Some(user) if self.per == Some(Per::Key) => {
                 let tag = self.tag(state, b"rate limit of keys of a user ", user.as_bytes());
                 Subject::of_owner(tag, state.hash(&text))
@@ -162,8 +163,7 @@ impl Limit {
     fn tag(&self, state: &State, kind: &[u8], of: &[u8]) -> Tag {
         let mut definition = Vec::with_capacity(128);
         definition.extend(kind);
-        // SAFETY: set since the backend has connected.
-        definition.extend(unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes());
+        definition.extend(server::database().to_le_bytes());
         definition.extend(self.max_requests.to_le_bytes());
         definition.extend(self.period.to_le_bytes());
         definition.extend(self.burst.to_le_bytes());
@@ -197,7 +197,7 @@ impl Limit {
     /// Gives back one request that was taken and counted there.
     pub fn give_back(&self, place: Subject) {
         let give_back = |arrival: &mut i64| self.rate().give_back(arrival);
-        shared::with(|state| {
+        memory::with(|state| {
             let here = self.counts(state).with(&place, |table| table.modify(&place, give_back));
             if here.is_none() {
                 state.check_limits.with(&place, |table| table.modify(&place, give_back));
@@ -237,7 +237,7 @@ impl Limit {
     ) -> (Standing<'_>, Result<T, i64>) {
         let now = monotonic_now();
         let rate = self.rate();
-        shared::with(|state| {
+        memory::with(|state| {
             if !state.is_shared() {
                 Error::NoRateLimits.raise();
             }

@@ -3,14 +3,15 @@
 //! It translates and holds no decisions. The only unsafe code of the extension is here.
 
 // `#[pg_extern(sql = false)]`: the SQL surface is written in sql/, which declares each function.
-mod admission;
 mod array;
 mod call;
 mod command;
 mod error;
 mod failures;
+mod flush;
 mod foreign;
 mod gate;
+mod hash_slots;
 mod id;
 mod identity;
 mod jsonb;
@@ -18,8 +19,8 @@ mod keys;
 mod legacy;
 mod limits;
 mod locks;
-mod pending;
-mod recording;
+mod memory;
+mod raw;
 mod references;
 mod relation;
 mod resources;
@@ -27,12 +28,10 @@ mod root_key;
 mod rows;
 mod scan;
 mod settings;
-mod shared;
 mod stats;
 mod upgrades;
+mod usage;
 mod verify;
-mod work_area;
-mod worker;
 
 use pgrx::prelude::*;
 
@@ -47,8 +46,8 @@ extension_sql_file!("../../sql/16_scopes.sql", name = "scopes", requires = ["tie
 extension_sql_file!("../../sql/19_usage.sql", name = "usage", requires = ["scopes"]);
 extension_sql_file!("../../sql/20_keys.sql", name = "keys", requires = ["usage"]);
 extension_sql_file!("../../sql/25_verify.sql", name = "verify", requires = ["keys"]);
-extension_sql_file!("../../sql/26_worker.sql", name = "worker", requires = ["verify"]);
-extension_sql_file!("../../sql/27_stats.sql", name = "stats", requires = ["worker"]);
+extension_sql_file!("../../sql/26_flush.sql", name = "flush", requires = ["verify"]);
+extension_sql_file!("../../sql/27_stats.sql", name = "stats", requires = ["flush"]);
 extension_sql_file!("../../sql/30_legacy.sql", name = "legacy", requires = ["stats"]);
 extension_sql_file!("../../sql/35_compat.sql", name = "compat", requires = ["legacy"]);
 extension_sql_file!("../../sql/40_gate.sql", name = "gate", requires = ["compat"]);
@@ -72,7 +71,7 @@ pub extern "C-unwind" fn _PG_init() {
     let preloading = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
     settings::register(preloading);
     if preloading {
-        shared::register();
-        worker::register();
+        memory::register(memory::Hooks { start: usage::restore, stop: usage::save });
+        flush::register();
     }
 }

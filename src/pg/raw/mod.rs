@@ -1,0 +1,5 @@
+//! Safe access to what PostgreSQL gives.
+
+pub mod background;
+pub mod inet;
+pub mod server;
