@@ -5,11 +5,11 @@ use pgrx::prelude::*;
 use rand::rngs::SysRng;
 use uuid::Uuid;
 
-use super::hash_slots::HashSlot;
 use super::error::{Error, OrRaise};
 use super::foreign;
-use super::settings;
+use super::hash_slots::HashSlot;
 use super::memory::{self, WorkArea};
+use super::settings;
 use crate::core::key::PresentedKey;
 use crate::core::{hash, hash::HashError, key, scope};
 

@@ -4,14 +4,14 @@
 use pgrx::prelude::*;
 use uuid::Uuid;
 
-use super::hash_slots::HashSlot;
 use super::error::{Error, OrRaise};
+use super::hash_slots::HashSlot;
 use super::keys::{checkpoint, hash_secret, operating_system_rng};
+use super::memory::{self, Counter, State, WorkArea, text_handle};
 use super::root_key::RootKey;
 use super::rows::{self, Row};
 use super::scan;
 use super::settings;
-use super::memory::{self, Counter, State, WorkArea, text_handle};
 use super::verify::Suspects;
 use crate::core::handle::Handle;
 use crate::core::key::PresentedKey;

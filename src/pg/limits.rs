@@ -10,8 +10,9 @@ use super::call::{argument, sql_function};
 use super::error::Error;
 use super::jsonb::{self, Value};
 use super::memory::{self, Counter, State, Table};
-use super::relation::{Row, Scan};
+use super::raw::like::is_like;
 use super::raw::server;
+use super::relation::{Row, Scan};
 use super::rows;
 use crate::core::gcra::Rate;
 use crate::core::memo::Tag;
@@ -119,23 +120,10 @@ impl Limit {
 
     /// Whether it is for requests of this method and path.
     pub fn covers(&self, method: &[u8], path: &[u8]) -> bool {
-        let like = |pattern: &[u8]| {
-            // SAFETY: textlike takes two texts, and no collation but "C" to compare bytes.
-            pattern.into_datum().zip(path.into_datum()).is_some_and(|(pattern, path)| unsafe {
-                pg_sys::DirectFunctionCall2Coll(
-                    Some(textlike),
-                    pg_sys::C_COLLATION_OID,
-                    path,
-                    pattern,
-                )
-                .value()
-                    != 0
-            })
-        };
         // HEAD does what GET does.
         let method: &[u8] = if method == b"HEAD" { b"GET" } else { method };
         self.method.as_ref().is_none_or(|of| of == method)
-            && self.path.as_ref().is_none_or(|pattern| like(pattern))
+            && self.path.as_ref().is_none_or(|pattern| is_like(path, pattern))
     }
 
     fn rate(&self) -> Rate {
@@ -235,7 +223,7 @@ impl Limit {
         &self,
         count: impl FnOnce(&State, i64) -> Result<(i64, Result<T, i64>), Full>,
     ) -> (Standing<'_>, Result<T, i64>) {
-        let now = monotonic_now();
+        let now = server::monotonic_now();
         let rate = self.rate();
         memory::with(|state| {
             if !state.is_shared() {
@@ -257,19 +245,6 @@ impl Limit {
 /// How many keys of one user a limit counts apart: a sixteenth of the room at most.
 fn most_apart(state: &State) -> usize {
     (state.limits.capacity() / 16).clamp(1, 256)
-}
-
-/// `textlike` as a function pointer that PostgreSQL can call.
-#[pg_guard]
-unsafe extern "C-unwind" fn textlike(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: passes the call on.
-    unsafe { pg_sys::textlike(fcinfo) }
-}
-
-/// Microseconds of a clock that nobody sets, the same in all processes.
-pub fn monotonic_now() -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
 }
 
 /// The user of the key whose id this is, as the gate writes it.

@@ -19,9 +19,9 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::command::{self, Failure};
 use super::error::{Error, OrRaise};
-use super::limits::monotonic_now;
 use super::locks::Lock;
 use super::memory::{self, CommandStatus};
+use super::raw::server;
 use super::settings;
 use crate::core::handle::Handle;
 use crate::core::legacy::Scheme;
@@ -219,7 +219,7 @@ impl Command<'_> {
     fn last_failure(&self, source: &Source) -> Result<(), Error> {
         let failed_at = self.0.failed_at.load(Ordering::Acquire);
         let paused = failed_at != 0
-            && monotonic_now() - failed_at < PAUSE
+            && server::monotonic_now() - failed_at < PAUSE
             && self.0.source.load(Ordering::Relaxed) == table::hash(source);
         let reason = REASONS.get(self.0.reason.load(Ordering::Relaxed));
         reason.filter(|_| paused).map_or(Ok(()), |reason| Err(Error::RootKey(reason)))
@@ -247,7 +247,7 @@ impl Drop for Run<'_> {
         };
         self.of.reason.store(reason, Ordering::Relaxed);
         self.of.source.store(table::hash(self.source), Ordering::Relaxed);
-        self.of.failed_at.store(monotonic_now(), Ordering::Release);
+        self.of.failed_at.store(server::monotonic_now(), Ordering::Release);
     }
 }
 

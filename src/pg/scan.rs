@@ -6,13 +6,12 @@
 use std::cell::Cell;
 use std::time::Instant;
 
-use pgrx::pg_sys;
-
 use super::hash_slots::HashSlot;
 use super::legacy;
+use super::memory::{Counter, State, text_handle};
+use super::raw::server;
 use super::rows::{Column, Row};
 use super::settings;
-use super::memory::{Counter, State, text_handle};
 use super::verify::{Candidate, Suspects};
 use crate::core::handle::{Handle, TextHandle};
 use crate::core::hash_queue::Purpose;
@@ -73,14 +72,14 @@ pub fn run<'a>(
             }
             drop(slot);
             if let Some(here) = here {
-                scan.update(|progress| progress.advance(here, time()));
+                scan.update(|progress| progress.advance(here, server::now()));
             }
         }
         drop(held);
         let last = suspects.rows.last().and_then(cursor);
         suspects.rows = Row::find_by_prefix(suspects.secret, last.max(scan.tried()), PAGE);
     }
-    scan.update(|progress| progress.fail(time()));
+    scan.update(|progress| progress.fail(server::now()));
     Err(Code::NotFound)
 }
 
@@ -107,7 +106,7 @@ impl<'a> Scan<'a> {
 
     /// The last candidate that this call or another one with the same text has tried.
     fn tried(&self) -> Option<Cursor> {
-        self.progress().and_then(|progress| progress.tried(time()))
+        self.progress().and_then(|progress| progress.tried(server::now()))
     }
 
     fn progress(&self) -> Option<Progress> {
@@ -130,7 +129,7 @@ impl<'a> Scan<'a> {
         };
         self.hashes.set(self.hashes.get() + 1);
         slot.ok_or_else(|| {
-            self.update(|progress| progress.pause(time()));
+            self.update(|progress| progress.pause(server::now()));
             self.state.count(Counter::ScansPaused);
             Code::Overloaded
         })
@@ -138,7 +137,7 @@ impl<'a> Scan<'a> {
 
     /// Changes what is remembered of the text.
     fn update(&self, change: impl FnOnce(&mut Progress)) {
-        let now = time();
+        let now = server::now();
         let mut change = Some(change);
         let mut remember = || {
             self.state.scans.with_room(&self.text, now, |table| {
@@ -167,9 +166,4 @@ impl<'a> Scan<'a> {
 fn cursor(row: &Row) -> Option<Cursor> {
     let prefix = row.text(Column::LegacyPrefix)?.len();
     row.uuid(Column::KeyId).map(|key_id| Cursor::new(prefix, key_id))
-}
-
-fn time() -> i64 {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
 }

@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use pgrx::{IntoDatum, pg_sys};
 use uuid::Uuid;
 
-use super::hash_slots::HashSlot;
 use super::array;
 use super::call::{argument, sql_function};
 use super::error::OrRaise;
+use super::hash_slots::HashSlot;
 use super::jsonb::{self, Value};
 use super::keys::checkpoint;
-use super::rows::{Column, Row};
 use super::memory::{self, Counter, State, WorkArea};
 use super::raw::inet;
+use super::rows::{Column, Row};
 use super::{failures, legacy, scan, upgrades, usage};
 use crate::core::handle::Handle;
 use crate::core::verdict::{Code, KeyState, Request, decide};
@@ -206,7 +206,12 @@ fn prove(state: &State, text: &[u8], now: i64) -> Result<ProvenKey, Refusal> {
 
 /// Remembers that a secret matches, and has its hash made better where that is due. `slot` is there
 /// if the secret was hashed just now.
-fn remember(state: &State, suspects: &Suspects<'_>, proven: &Candidate, slot: Option<HashSlot<'_>>) {
+fn remember(
+    state: &State,
+    suspects: &Suspects<'_>,
+    proven: &Candidate,
+    slot: Option<HashSlot<'_>>,
+) {
     let Suspects { secret, handle, .. } = *suspects;
     let stored = suspects.stored(proven);
     let key_id = suspects.rows.get(proven.row).and_then(|row| row.uuid(Column::KeyId));

@@ -84,9 +84,7 @@ impl Launcher {
         usage::each_database(self.state, |database| {
             found.insert(database);
         });
-        self.state
-            .upgrades
-            .each(|table| found.extend(table.iter().map(|(key, _)| key.database)));
+        self.state.upgrades.each(|table| found.extend(table.iter().map(|(key, _)| key.database)));
         found
     }
 

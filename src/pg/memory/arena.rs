@@ -9,9 +9,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicI64;
 
 use super::lock::{Guarded, Locks};
-use super::state::Table;
 use crate::core::table::{Memory, Shape, Shards, Value};
 use crate::core::vacant::{AtomicU32, END};
+
+/// A table in the segment.
+pub type Table<K, V> = Shards<'static, K, V, Locks>;
 
 /// The alignment of each part: two cache lines, which processors fetch together.
 pub const ALIGNMENT: usize = 128;

@@ -16,8 +16,9 @@ mod segment;
 mod state;
 mod work_area;
 
+pub use arena::Table;
 pub use counters::Counter;
 pub use flush_status::Outcome;
 pub use segment::{Hooks, is_preloaded, register, with};
-pub use state::{CommandStatus, State, Table, key_ref, text_handle};
+pub use state::{CommandStatus, State, key_ref, text_handle};
 pub use work_area::WorkArea;

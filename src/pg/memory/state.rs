@@ -10,16 +10,16 @@ use rand::rngs::SysRng;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::arena::Arena;
+use super::arena::{Arena, Table};
 use super::counters::{Counter, Counters};
 use super::flush_status::FlushStatus;
-use super::lock::{Guarded, Locks};
+use super::lock::Guarded;
 use crate::core::handle::{Handle, TextHandle};
 use crate::core::hash_queue::{HashQueue, Seat};
 use crate::core::memo::{Memo, TagKey};
 use crate::core::scan::Progress;
 use crate::core::subject::Subject;
-use crate::core::table::{Shards, seeded_hash};
+use crate::core::table::seeded_hash;
 use crate::core::upgrade::Upgrade;
 use crate::core::usage::{DenialKind, Denials, KeyRef, Usage};
 use crate::pg::raw::server;
@@ -31,9 +31,6 @@ const UPGRADES: usize = 1024;
 const KNOWN_TEXTS: usize = 16_384;
 /// Searches for keys of texts that can be gone on with.
 const SCANS: usize = 4096;
-
-/// A table in the segment.
-pub type Table<K, V> = Shards<'static, K, V, Locks>;
 
 /// The segment, as a process sees it.
 pub struct State {

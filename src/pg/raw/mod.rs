@@ -2,4 +2,5 @@
 
 pub mod background;
 pub mod inet;
+pub mod like;
 pub mod server;

@@ -12,6 +12,12 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
+/// Microseconds of a clock that nobody sets, the same in all processes.
+pub fn monotonic_now() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
+}
+
 /// The oid of the current database.
 pub fn database() -> u32 {
     // SAFETY: set since the backend has connected.

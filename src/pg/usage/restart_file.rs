@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use pgrx::prelude::*;
 
-use super::{Drained, drain};
+use super::drain::{Drained, drain};
 use crate::core::usage::UsageRecords;
 use crate::pg::memory::State;
 
