@@ -116,9 +116,9 @@ fn leave(state: &State, seat: usize) {
 fn seat() -> usize {
     // SAFETY: set since the process began to use shared memory.
     unsafe {
-        #[cfg(not(feature = "pg17"))]
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
         let number = (*pg_sys::MyProc).pgprocno;
-        #[cfg(feature = "pg17")]
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
         let number = pg_sys::MyProcNumber;
         usize::try_from(number).unwrap_or(usize::MAX)
     }

@@ -258,7 +258,10 @@ pub extern "C-unwind" fn api_key_worker_main(argument: pg_sys::Datum) {
     // SAFETY: as a background worker begins: handlers, signals, database. `die` has a termination
     // end any wait, also that for the database.
     unsafe {
+        #[cfg(not(feature = "pg18"))]
         pg_sys::pqsignal(pg_sys::SIGTERM.cast_signed(), Some(die));
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(pg_sys::SIGTERM.cast_signed(), Some(die));
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::before_shmem_exit(Some(put_back), pg_sys::Datum::from(0));
     }
