@@ -4,7 +4,7 @@ SHELL = /bin/bash
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: all help demo dev dev-stop test test-core test-e2e matrix fuzz fuzz-smoke fuzz-sql sqlsmith build stage \
+.PHONY: all help demo dev dev-stop test test-core test-sql test-e2e matrix fuzz fuzz-smoke fuzz-sql sqlsmith build stage \
 	copy install uninstall installcheck lint bench package clean prerequisites-build prerequisites-test \
 	prerequisites-fuzz prerequisites-bench prerequisites-lint prerequisites-package
 
@@ -45,9 +45,13 @@ dev: prerequisites-build ## The inner loop: a fast build, then the SQL tests TES
 dev-stop: ## Stop and remove the server of `make dev`
 	@tests/dev stop
 
-test: prerequisites-test test-core fuzz-smoke install ## Install what is missing, build, and run all tests
+test: prerequisites-test test-core fuzz-smoke test-sql test-e2e ## Install what is missing, build, and run all tests
+
+test-sql: install
 	tests/cluster run -- tests/regress
-	$(MAKE) --no-print-directory test-e2e
+
+matrix: ## Run `make test` (GOAL) on PostgreSQL 15, 17 and 18, in chroots of Debian's SUITES
+	GOAL=$(GOAL) tests/matrix $(SUITES)
 
 # The second run has loom try every interleaving of those who work on memory without locks.
 test-core: prerequisites-build
