@@ -18,7 +18,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 PROFILE = release
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 STAGE = target/stage/$(PROFILE)-pg$(PG_MAJOR)
-SCRIPTS = .ci/run tests/bench/base tests/cluster tests/demo tests/dev tests/fuzz/cargo tests/fuzz/run \
+SCRIPTS = .ci/run tests/architecture tests/bench/base tests/cluster tests/demo tests/dev tests/fuzz/cargo tests/fuzz/run \
 	tests/fuzz/sqlsmith tests/matrix tests/prerequisites tests/regress
 
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -115,7 +115,7 @@ installcheck: ## Run the SQL tests and races against a running server (PGHOST, P
 # src/pg/foreign.rs; keys and worker call functions of ours, which name tables of ours only.
 MAY_QUERY = foreign keys references resources worker
 
-lint: prerequisites-lint ## Check formatting, clippy, who runs queries, and the shell scripts
+lint: prerequisites-lint ## Check formatting, clippy, crates, who runs queries, and the shell scripts
 	cargo fmt --check
 	cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 	cargo clippy --no-default-features --all-targets -- -D warnings
@@ -125,6 +125,10 @@ lint: prerequisites-lint ## Check formatting, clippy, who runs queries, and the 
 		$(foreach file,$(MAY_QUERY),--exclude=$(file).rs); then \
 		echo 'these run queries: if none touches a table of an application, add them to MAY_QUERY' >&2; \
 		exit 1; fi
+	.tools/bin/cargo-deny --locked --log-level error check licenses bans sources
+ifdef ARCHITECTURE
+	@tests/architecture
+endif
 	shellcheck $(SCRIPTS)
 	@if [ "$$(grep -c '"version": "$(VERSION)"' META.json)" -ne 2 ]; then \
 		echo 'META.json and Cargo.toml disagree about the version' >&2; exit 1; fi
@@ -149,7 +153,9 @@ package: prerequisites-package build ## Make dist/: a tar.gz of the installed tr
 		*) install -D -m 644 "$(STAGE)/$$file" "$$stage/$$file" ;; \
 		esac; \
 	done; \
-	install -D -m 644 -t "$$doc" LICENSE README.md CHANGELOG.md; \
+	find LICENSE README.md CHANGELOG.md SECURITY.md $(wildcard docs) -type f | while read -r file; do \
+		install -D -m 644 "$$file" "$$doc/$$file"; \
+	done; \
 	glibc=$$(find "$$stage" -name '*.so' -exec objdump -T {} + | \
 		sed -n 's/.*GLIBC_\([0-9.]*\)[^0-9.].*/\1/p' | sort -V | tail -n 1); \
 	(cd "$$stage" && find . -type f -printf '%P\n' | sort) | \
