@@ -30,7 +30,6 @@ use super::raw::spi::{self, Mode, Plan, Session};
 use super::raw::types::{Jsonb, ObjectId, Oid, Regclass, Str, Void, oid};
 
 pub use super::raw::context::Policies;
-use super::raw::value::Value;
 
 thread_local! {
     /// As whom code runs by [`AsOwner`], if it does.
@@ -136,9 +135,9 @@ fn import_query(
     let caller = context::user();
     let ours = catalog::function_owner(call.function()).unwrap_or(caller);
     let parameters = [
-        source.map(Value::new::<Regclass>),
-        columns.map(|columns| Value::new::<Jsonb>(columns.to_vec())),
-        Some(Value::new::<ObjectId>(caller)),
+        source.map(|source| session.value::<Regclass>(source)),
+        columns.map(|columns| session.value::<Jsonb>(columns.to_vec())),
+        Some(session.value::<ObjectId>(caller)),
     ];
     let _ours = AsOwner::enter(ours, Policies::Applied);
     let query = c"SELECT query, owner FROM api_key_internal.import_query($1, $2, $3)";

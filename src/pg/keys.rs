@@ -10,7 +10,6 @@ use super::raw::call::sql_function;
 use super::raw::server;
 use super::raw::spi::{self, Mode};
 use super::raw::types::{Array, Bool, Int4, Int8, Jsonb, Str, Text, Timestamp, Uuid, oid};
-use super::raw::value::Value;
 use super::settings;
 use crate::core::jsonb::object;
 use crate::core::verdict::Validity;
@@ -77,12 +76,12 @@ sql_function! {
     /// transaction that has written takes the transaction's snapshot again.
     fn count_active_keys_now(user_id: Uuid, tier: Str) -> Int8 {
         let query = c"SELECT pg_catalog.cardinality(api_key_internal.active_keys($1, $2))";
-        let parameters =
-            [Some(Value::new::<Uuid>(user_id)), Some(Value::new::<Str>(tier.to_owned()))];
         spi::with_latest_snapshot(|| {
             spi::session(|session| {
                 let plan = session.prepare(query, &[oid::<Uuid>(), oid::<Str>()]);
-                let rows = plan.execute(&parameters, Mode::ReadOnly, 1);
+                let user_id = session.value::<Uuid>(user_id);
+                let tier = session.value::<Str>(tier.to_owned());
+                let rows = plan.execute(&[Some(user_id), Some(tier)], Mode::ReadOnly, 1);
                 rows.get::<Int4>(1).unwrap_or_default().into()
             })
         })

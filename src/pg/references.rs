@@ -138,22 +138,23 @@ fn found(session: &Session, rule: &Rule, values: Vec<Value<'_>>) -> bool {
         Rule::Query { owner, plan, .. } => (*owner, plan),
     };
     let mut parameters: Vec<_> = values.into_iter().map(Some).collect();
-    parameters.extend(identity_values());
+    parameters.extend(identity_values(session));
     let _owner = AsOwner::enter_with_our_path(owner, Policies::NotForced);
     // Not read-only, so that rows of the same statement are seen, and the row can be locked.
     session.execute(plan, &parameters, Mode::ReadWrite).count() > 0
 }
 
 /// In the order of `IDENTITY`.
-fn identity_values() -> [Option<Value<'static>>; 4] {
-    let uuid = |uuid| Value::new::<Uuid>(uuid);
+fn identity_values(session: &Session) -> [Option<Value<'_>>; 4] {
+    let uuid = |uuid| session.value::<Uuid>(uuid);
     [
         identity::current(|identity| identity.tenant_id).map(uuid),
         identity::current(|identity| identity.user_id).map(uuid),
-        identity::current(|identity| identity.api_key.clone()).map(Value::new::<Jsonb>),
+        identity::current(|identity| identity.api_key.clone())
+            .map(|answer| session.value::<Jsonb>(answer)),
         identity::current(|identity| {
             let scopes = identity.scopes().iter().map(String::as_bytes);
-            Some(Value::new::<Bool>(scope::grants(scopes, b"admin")))
+            Some(session.value::<Bool>(scope::grants(scopes, b"admin")))
         }),
     ]
 }
@@ -253,7 +254,7 @@ fn find_row(session: &Session, call: &Call<'_>, key: &ForeignKey) -> Found {
     let _ours = AsOwner::enter_with_our_path(ours, Policies::NotForced);
     spi::with_latest_snapshot(|| {
         let plan = session.prepare(FIND_ROW, &[oid::<ObjectId>()]);
-        let key = Value::new::<ObjectId>(key.oid());
+        let key = session.value::<ObjectId>(key.oid());
         let rows = plan.execute(&[Some(key)], Mode::ReadOnly, 1);
         match (rows.get::<ObjectId>(1), rows.c_string(2)) {
             _ if rows.count() == 0 => Found::Nothing,

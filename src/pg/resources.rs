@@ -38,7 +38,7 @@ sql_function! {
             };
             let rows = {
                 let _owner = AsOwner::enter(owner, Policies::Applied);
-                only_value(&find, Value::new::<Str>(id.to_owned()))
+                only_value(&find, session.value::<Str>(id.to_owned()))
             };
             let answer = rows.and_then(|rows| {
                 let _role = AsOwner::enter(role, Policies::Applied);

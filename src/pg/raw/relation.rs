@@ -87,7 +87,11 @@ macro_rules! relation {
             use $crate::pg::raw::relation::{Column, Part, Relation, name};
             use $crate::pg::raw::types::oid;
 
-            #[allow(non_camel_case_types, reason = "the columns are constants")]
+            #[allow(
+                non_camel_case_types,
+                clippy::upper_case_acronyms,
+                reason = "the columns are constants"
+            )]
             enum Number { $($column),+ }
 
             #[allow(missing_docs, reason = "a column is what its name says")]

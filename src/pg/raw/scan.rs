@@ -103,12 +103,15 @@ enum Way {
     Index(pg_sys::IndexScanDesc),
 }
 
+/// A mark of the table, and of the values that rows are looked for by.
+type Of<'v, R> = PhantomData<(fn() -> R, &'v ())>;
+
 /// What rows are looked for by: how a column compares with a value, which lives as long as `'v`.
 pub struct Condition<'v, R> {
     column: usize,
     comparison: Comparison,
     value: Datum,
-    of: PhantomData<(fn() -> R, &'v ())>,
+    of: Of<'v, R>,
 }
 
 impl<'v, R: Relation> Condition<'v, R> {
@@ -157,7 +160,7 @@ pub struct Scan<'v, R, const COUNT: usize = 0> {
     way: Way,
     /// The columns of the index.
     on: &'static [usize],
-    of: PhantomData<(fn() -> R, &'v ())>,
+    of: Of<'v, R>,
 }
 
 impl<R: Relation> Scan<'_, R> {

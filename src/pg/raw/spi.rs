@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::call::Rows as ResultRows;
-use super::types::{SqlType, Text, Value as TypedValue};
+use super::types::{Made, Source, SqlType, Text, Value as TypedValue};
 use super::value::Value;
 use crate::pg::error::Error;
 
@@ -47,6 +47,11 @@ pub enum Mode {
 }
 
 impl Session {
+    /// A parameter of a query.
+    pub fn value<T: Made>(&self, from: Source<T>) -> Value<'_> {
+        Value::new::<T>(from)
+    }
+
     /// Prepares a query with parameters of these types.
     pub fn prepare(&self, query: &CStr, types: &[Oid]) -> Plan<'_> {
         // SAFETY: the query is a C string; it and the types are copied.
@@ -162,9 +167,8 @@ impl<'s> Plan<'s> {
         let count = i32::try_from(parameters.len()).unwrap_or(i32::MAX);
         let is_of_type = |(at, parameter): (i32, &Option<Value<'_>>)| {
             // SAFETY: the plan has that many parameters.
-            parameter.is_none_or(|value| {
-                value.kind() == unsafe { pg_sys::SPI_getargtypeid(self.plan, at) }
-            })
+            let kind = unsafe { pg_sys::SPI_getargtypeid(self.plan, at) };
+            parameter.is_none_or(|value| value.kind() == kind)
         };
         // SAFETY: of a plan.
         if unsafe { pg_sys::SPI_getargcount(self.plan) } != count

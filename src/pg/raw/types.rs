@@ -5,13 +5,20 @@ use std::marker::PhantomData;
 
 use pgrx::pg_sys;
 
-use super::datum::{Named, Read};
+use super::datum::{Make, Named, Read};
 
 pub use pg_sys::Oid;
 
 /// A type of SQL whose values can be read.
 pub trait SqlType: Read {}
 impl<T: Read> SqlType for T {}
+
+/// A type of SQL of which values can be made.
+pub trait Made: Make {}
+impl<T: Make> Made for T {}
+
+/// What a value of a type is made of.
+pub type Source<T> = <T as Make>::From;
 
 /// The value of a type as Rust has it.
 pub type Value<'a, T> = <T as Read>::Value<'a>;

@@ -24,8 +24,8 @@ impl<'a> Value<'a> {
         Self { datum, kind, value: PhantomData }
     }
 
-    /// A value of a type of PostgreSQL, in the current memory context.
-    pub fn new<T: Make>(from: T::From) -> Self {
+    /// A value of a type of PostgreSQL, in the current memory context, which lives as long as `'a`.
+    pub(super) fn new<T: Make>(from: T::From) -> Self {
         Self { datum: T::make(from), kind: oid::<T>(), value: PhantomData }
     }
 
