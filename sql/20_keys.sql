@@ -1,6 +1,6 @@
 -- In Rust (src/core/key.rs).
 CREATE FUNCTION api_key_internal.is_key_prefix(p_prefix text) RETURNS boolean
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_key_prefix_wrapper';
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_key_prefix';
 COMMENT ON FUNCTION api_key_internal.is_key_prefix IS 'Whether a text is the prefix of a key, ^[a-z][a-z0-9_]{0,30}_$.';
 
 -- A key. Verify reads it by index scan (src/pg/rows.rs), columns by name. The text of the key

@@ -19,17 +19,12 @@ use crate::core::{hash, hash::HashError, key, scope};
 
 sql_function!(mint, pg_finfo_mint, minted);
 sql_function!(key_status, pg_finfo_key_status, status);
+sql_function!(is_key_prefix, pg_finfo_is_key_prefix, is_prefix);
 
 /// A key as it may be shown.
 #[pg_extern(sql = false, immutable, parallel_safe)]
 fn mask(prefix: &str, key_id: pgrx::Uuid) -> String {
     key::mask(prefix, Uuid::from_bytes(*key_id.as_bytes()))
-}
-
-/// Whether a text is the prefix of a key.
-#[pg_extern(sql = false, immutable, parallel_safe)]
-fn is_key_prefix(prefix: &str) -> bool {
-    key::is_prefix(prefix.as_bytes())
 }
 
 /// Whether the granted scopes grant the required one.
@@ -75,6 +70,13 @@ unsafe fn status(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
         (validity, pg_sys::GetCurrentTimestamp())
     };
     validity.status(now).as_str().into_datum()
+}
+
+/// `is_key_prefix(p_prefix text)`: whether a text, of any encoding, is the prefix of a key.
+unsafe fn is_prefix(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
+    // SAFETY: sql/20_keys.sql declares one argument of this type.
+    let prefix = unsafe { argument(fcinfo, 0).map(|datum| array::text_bytes(datum))? };
+    key::is_prefix(prefix).into_datum()
 }
 
 /// Ends a hash, and what it is for, if the query was cancelled.
