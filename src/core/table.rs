@@ -146,7 +146,7 @@ impl<'a, K: Copy + Eq + Hash, V: Value, L: Locks> Shards<'a, K, V, L> {
         loop {
             let done = self.with(key, &mut work);
             // Another may be faster and take the place that was made.
-            if done.is_ok() || !self.make_room(self.shard(key), now) {
+            if done.is_ok() || !self.evict_stale(self.shard(key), now) {
                 return done;
             }
         }
@@ -157,7 +157,8 @@ impl<'a, K: Copy + Eq + Hash, V: Value, L: Locks> Shards<'a, K, V, L> {
         (0..self.memory.bounds.len()).map(|shard| self.on(shard, &mut work)).collect()
     }
 
-    fn make_room(&self, first: usize, now: i64) -> bool {
+    /// Takes out stale entries of some shard. Whether there is a vacant place then.
+    fn evict_stale(&self, first: usize, now: i64) -> bool {
         let shards = self.memory.bounds.len();
         let made = (first..shards).chain(0..first).any(|shard| {
             self.memory.bounds[shard].load(Relaxed) <= now

@@ -14,7 +14,7 @@ use super::error::Error;
 use super::identity::{self, Identity};
 use super::jsonb;
 use super::limits::{Limit, Per};
-use super::recording;
+use super::raw::inet;
 use super::rows::Column;
 use super::settings;
 use super::verify::{self, ProvenKey, Question};
@@ -95,7 +95,7 @@ fn check_place() -> Result<(), Refusal> {
 fn verified(text: &str, requester: &mut Requester) -> Result<(String, Vec<u8>), Refusal> {
     let answer = verify::answer(Question {
         text: Some(text.as_bytes()),
-        client_ip: requester.client.and_then(recording::inet),
+        client_ip: requester.client.and_then(inet::inet),
         ..Question::default()
     });
     match &answer.key {

@@ -5,15 +5,14 @@ use pgrx::prelude::*;
 use rand::rngs::SysRng;
 use uuid::Uuid;
 
-use super::admission::Room;
 use super::array;
 use super::call::{argument, sql_function};
 use super::error::OrRaise;
 use super::foreign;
+use super::hash_slots::HashSlot;
 use super::jsonb;
+use super::memory::{self, WorkArea};
 use super::settings;
-use super::shared;
-use super::work_area::WorkArea;
 use crate::core::verdict::Validity;
 use crate::core::{hash, hash::HashError, key, scope};
 
@@ -43,8 +42,8 @@ unsafe fn minted(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
     };
     let prefix = std::str::from_utf8(prefix).unwrap_or_default();
     let secret = key::generate_secret(&mut operating_system_rng());
-    let hash = shared::with(|state| {
-        let _room = Room::for_command(state)?;
+    let hash = memory::with(|state| {
+        let _slot = HashSlot::for_command(state)?;
         Some(hash_secret(secret.expose().as_bytes()).or_raise())
     })?;
     let text = key::format(prefix, Uuid::from_bytes(*key_id.as_bytes()), &secret);

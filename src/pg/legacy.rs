@@ -4,16 +4,16 @@
 use pgrx::prelude::*;
 use uuid::Uuid;
 
-use super::admission::Room;
 use super::error::{Error, OrRaise};
+use super::hash_slots::HashSlot;
 use super::keys::{checkpoint, hash_secret, operating_system_rng};
-use super::root_key::{Handle, RootKey};
+use super::memory::{self, Counter, State, WorkArea, text_handle};
+use super::root_key::RootKey;
 use super::rows::{self, Row};
 use super::scan;
 use super::settings;
-use super::shared::{self, Counter, Place, State};
 use super::verify::Suspects;
-use super::work_area::WorkArea;
+use crate::core::handle::Handle;
 use crate::core::key::PresentedKey;
 use crate::core::legacy::{self, Imported, Refused, Scheme};
 use crate::core::verdict::Code;
@@ -40,7 +40,7 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
         return Ok(one(row, None));
     }
     // Where this text was found before, which saves the search. It may be gone since.
-    let known = shared::with(|state| place(state, handle));
+    let known = memory::with(|state| known_text(state, handle));
     if let Some(row) = known.and_then(Row::find) {
         return Ok(one(row, Some(handle)));
     }
@@ -64,16 +64,16 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
 }
 
 /// The key of a text, if that was found before.
-pub fn place(state: &State, handle: Handle) -> Option<Uuid> {
-    let place = Place::here(handle);
-    state.places.with(&place, |table| table.find(&place))
+pub fn known_text(state: &State, handle: Handle) -> Option<Uuid> {
+    let text = text_handle(handle);
+    state.known_texts.with(&text, |table| table.find(&text))
 }
 
 /// Remembers where a text was found that is not looked up by its own handle yet.
 pub fn found(state: &State, handle: Handle, key_id: Uuid) {
-    let place = Place::here(handle);
-    state.places.with(&place, |table| {
-        let remember = || table.entry(place, || key_id, |found| *found = key_id);
+    let text = text_handle(handle);
+    state.known_texts.with(&text, |table| {
+        let remember = || table.entry(text, || key_id, |found| *found = key_id);
         if remember().is_err() {
             // Others of its shard are forgotten: they are found again by a search.
             table.retain(|_, _| false);
@@ -99,8 +99,8 @@ fn legacy_credential(hash: Option<&str>, scheme: Option<&str>) -> Option<pgrx::J
             return None;
         }
         // An import is not given up in the middle because others hash too.
-        let stored = shared::with(|state| {
-            let _room = Room::for_job(state);
+        let stored = memory::with(|state| {
+            let _slot = HashSlot::for_job(state);
             hash_secret(hash.as_bytes()).or_raise()
         });
         (stored, Some(root_key.of_text(hash.as_bytes())))
@@ -135,8 +135,8 @@ fn import(scheme: Scheme, hash: &str) -> Option<Imported> {
 #[pg_extern(sql = false)]
 fn wrap_hash(stored: &str) -> String {
     pgrx::check_for_interrupts!();
-    shared::with(|state| {
-        let _room = Room::for_job(state);
+    memory::with(|state| {
+        let _slot = HashSlot::for_job(state);
         let cost = settings::argon2_cost();
         legacy::wrap(stored, cost, &mut operating_system_rng(), WorkArea::new).or_raise()
     })
@@ -150,8 +150,8 @@ fn matches_hash(text: &str, hash: &str) -> bool {
     let Some(imported) = imported.filter(|_| text.len() <= legacy::MAX_TEXT) else {
         return false;
     };
-    shared::with(|state| {
-        let _room = Room::for_check(state).unwrap_or_else(|| Error::NoRoom.raise());
+    memory::with(|state| {
+        let _slot = HashSlot::for_check(state).unwrap_or_else(|| Error::NoRoom.raise());
         state.count(Counter::HashesRun);
         legacy::verify(text.as_bytes(), &imported.stored, WorkArea::new, checkpoint)
             .unwrap_or(false)

@@ -9,9 +9,11 @@ use super::array;
 use super::call::{argument, sql_function};
 use super::error::Error;
 use super::jsonb::{self, Value};
+use super::memory::{self, Counter, State, Table};
+use super::raw::like::is_like;
+use super::raw::server;
 use super::relation::{Row, Scan};
 use super::rows;
-use super::shared::{self, Counter, Sharded, State};
 use crate::core::gcra::Rate;
 use crate::core::memo::Tag;
 use crate::core::refusal::{Standing, seconds};
@@ -118,23 +120,10 @@ impl Limit {
 
     /// Whether it is for requests of this method and path.
     pub fn covers(&self, method: &[u8], path: &[u8]) -> bool {
-        let like = |pattern: &[u8]| {
-            // SAFETY: textlike takes two texts, and no collation but "C" to compare bytes.
-            pattern.into_datum().zip(path.into_datum()).is_some_and(|(pattern, path)| unsafe {
-                pg_sys::DirectFunctionCall2Coll(
-                    Some(textlike),
-                    pg_sys::C_COLLATION_OID,
-                    path,
-                    pattern,
-                )
-                .value()
-                    != 0
-            })
-        };
         // HEAD does what GET does.
         let method: &[u8] = if method == b"HEAD" { b"GET" } else { method };
         self.method.as_ref().is_none_or(|of| of == method)
-            && self.path.as_ref().is_none_or(|pattern| like(pattern))
+            && self.path.as_ref().is_none_or(|pattern| is_like(path, pattern))
     }
 
     fn rate(&self) -> Rate {
@@ -142,7 +131,7 @@ impl Limit {
     }
 
     /// Where the gate counts.
-    fn counts<'a>(&self, state: &'a State) -> &'a Sharded<Subject, i64> {
+    fn counts<'a>(&self, state: &'a State) -> &'a Table<Subject, i64> {
         if self.per == Some(Per::Client) { &state.client_limits } else { &state.limits }
     }
 
@@ -150,7 +139,7 @@ impl Limit {
     /// transactions that still see the old one cannot spend what the new one allows. A key's owner
     /// is its user, who may have many.
     pub fn subject(&self, text: &[u8], owner: Option<Uuid>) -> Subject {
-        shared::with(|state| match owner {
+        memory::with(|state| match owner {
             Some(user) if self.per == Some(Per::Key) => {
                 let tag = self.tag(state, b"rate limit of keys of a user ", user.as_bytes());
                 Subject::of_owner(tag, state.hash(&text))
@@ -162,8 +151,7 @@ impl Limit {
     fn tag(&self, state: &State, kind: &[u8], of: &[u8]) -> Tag {
         let mut definition = Vec::with_capacity(128);
         definition.extend(kind);
-        // SAFETY: set since the backend has connected.
-        definition.extend(unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes());
+        definition.extend(server::database().to_le_bytes());
         definition.extend(self.max_requests.to_le_bytes());
         definition.extend(self.period.to_le_bytes());
         definition.extend(self.burst.to_le_bytes());
@@ -197,7 +185,7 @@ impl Limit {
     /// Gives back one request that was taken and counted there.
     pub fn give_back(&self, place: Subject) {
         let give_back = |arrival: &mut i64| self.rate().give_back(arrival);
-        shared::with(|state| {
+        memory::with(|state| {
             let here = self.counts(state).with(&place, |table| table.modify(&place, give_back));
             if here.is_none() {
                 state.check_limits.with(&place, |table| table.modify(&place, give_back));
@@ -235,9 +223,9 @@ impl Limit {
         &self,
         count: impl FnOnce(&State, i64) -> Result<(i64, Result<T, i64>), Full>,
     ) -> (Standing<'_>, Result<T, i64>) {
-        let now = monotonic_now();
+        let now = server::monotonic_now();
         let rate = self.rate();
-        shared::with(|state| {
+        memory::with(|state| {
             if !state.is_shared() {
                 Error::NoRateLimits.raise();
             }
@@ -257,19 +245,6 @@ impl Limit {
 /// How many keys of one user a limit counts apart: a sixteenth of the room at most.
 fn most_apart(state: &State) -> usize {
     (state.limits.capacity() / 16).clamp(1, 256)
-}
-
-/// `textlike` as a function pointer that PostgreSQL can call.
-#[pg_guard]
-unsafe extern "C-unwind" fn textlike(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: passes the call on.
-    unsafe { pg_sys::textlike(fcinfo) }
-}
-
-/// Microseconds of a clock that nobody sets, the same in all processes.
-pub fn monotonic_now() -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
 }
 
 /// The user of the key whose id this is, as the gate writes it.

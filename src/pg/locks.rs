@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use uuid::Uuid;
 
-use super::recording::key_ref;
+use super::memory::key_ref;
 use crate::core::table;
 
 /// What is locked. Each is held by one session at a time.

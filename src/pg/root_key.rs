@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hmac::Hmac;
@@ -19,14 +19,13 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::command::{self, Failure};
 use super::error::{Error, OrRaise};
-use super::limits::monotonic_now;
 use super::locks::Lock;
-use super::{settings, shared};
+use super::memory::{self, CommandStatus};
+use super::raw::server;
+use super::settings;
+use crate::core::handle::Handle;
 use crate::core::legacy::Scheme;
 use crate::core::table;
-
-/// By which a legacy key is found: HMAC-SHA256 under the root key, cut to 128 bits.
-pub type Handle = [u8; 16];
 
 /// What the texts of legacy keys are looked up by.
 #[derive(Clone)]
@@ -69,7 +68,7 @@ impl RootKey {
             let text = from_file(&source.file, make)?;
             Self::read(&text).ok_or(Error::RootKey(NOT_A_KEY))?
         } else {
-            shared::with(|state| state.root_key_command().load(&source))?
+            memory::with(|state| Command(state.root_key_command).load(&source))?
         };
         LOADED.set(Some((source, key.clone())));
         Ok(key)
@@ -177,17 +176,10 @@ const PAUSE: i64 = 10_000_000;
 /// `statement_timeout` than it takes must not have it run each time.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How the command of the root key fares, for all backends: anybody can ask about a text, so a
-/// command that fails is not run for each.
-#[repr(C)]
-pub struct RootKeyCommand {
-    /// When it failed (monotonic microseconds); 0 if it did not.
-    failed_at: AtomicI64,
-    /// Tells the settings apart: others are tried at once.
-    source: AtomicU64,
-    /// Why, as a place in `REASONS`.
-    reason: AtomicUsize,
-}
+/// The command of the root key, and how it fares for all backends: anybody can ask about a text, so
+/// a command that fails is not run for each.
+#[derive(Clone, Copy)]
+struct Command<'a>(&'a CommandStatus);
 
 /// What is wrong with a command.
 const REASONS: [&str; 4] = [
@@ -197,7 +189,7 @@ const REASONS: [&str; 4] = [
     NOT_A_KEY,
 ];
 
-impl RootKeyCommand {
+impl Command<'_> {
     /// Runs the command, in one session at a time.
     fn load(&self, source: &Source) -> Result<RootKey, Error> {
         self.last_failure(source)?;
@@ -209,7 +201,7 @@ impl RootKeyCommand {
     }
 
     fn run(&self, source: &Source) -> Result<RootKey, Error> {
-        let mut run = Run { of: self, source, begun: Instant::now(), outcome: None };
+        let mut run = Run { of: self.0, source, begun: Instant::now(), outcome: None };
         let key = command::output(&source.command, MOST_BYTES, COMMAND_TIME)
             .map_err(|failure| match failure {
                 Failure::TooSlow => 0,
@@ -225,18 +217,18 @@ impl RootKeyCommand {
 
     /// The failure because of which the command is not to be run now.
     fn last_failure(&self, source: &Source) -> Result<(), Error> {
-        let failed_at = self.failed_at.load(Ordering::Acquire);
+        let failed_at = self.0.failed_at.load(Ordering::Acquire);
         let paused = failed_at != 0
-            && monotonic_now() - failed_at < PAUSE
-            && self.source.load(Ordering::Relaxed) == table::hash(source);
-        let reason = REASONS.get(self.reason.load(Ordering::Relaxed));
+            && server::monotonic_now() - failed_at < PAUSE
+            && self.0.source.load(Ordering::Relaxed) == table::hash(source);
+        let reason = REASONS.get(self.0.reason.load(Ordering::Relaxed));
         reason.filter(|_| paused).map_or(Ok(()), |reason| Err(Error::RootKey(reason)))
     }
 }
 
 /// A run of the command, whose outcome is noted when it is dropped.
 struct Run<'a> {
-    of: &'a RootKeyCommand,
+    of: &'a CommandStatus,
     source: &'a Source,
     begun: Instant,
     /// `None` while it runs, and so for one that is interrupted; then the reason if it failed.
@@ -255,7 +247,7 @@ impl Drop for Run<'_> {
         };
         self.of.reason.store(reason, Ordering::Relaxed);
         self.of.source.store(table::hash(self.source), Ordering::Relaxed);
-        self.of.failed_at.store(monotonic_now(), Ordering::Release);
+        self.of.failed_at.store(server::monotonic_now(), Ordering::Release);
     }
 }
 

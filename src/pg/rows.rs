@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::array;
 use super::relation::{self, Comparison, Scan, Version};
-use super::root_key::Handle;
+use crate::core::handle::Handle;
 use crate::core::scan::Cursor;
 use crate::relation;
 

@@ -6,17 +6,17 @@ use std::net::IpAddr;
 use pgrx::{IntoDatum, pg_sys};
 use uuid::Uuid;
 
-use super::admission::Room;
 use super::array;
 use super::call::{argument, sql_function};
 use super::error::OrRaise;
+use super::hash_slots::HashSlot;
 use super::jsonb::{self, Value};
 use super::keys::checkpoint;
-use super::root_key::Handle;
+use super::memory::{self, Counter, State, WorkArea};
+use super::raw::inet;
 use super::rows::{Column, Row};
-use super::shared::{self, Counter, State};
-use super::work_area::WorkArea;
-use super::{failures, legacy, recording, scan, upgrades};
+use super::{failures, legacy, scan, upgrades, usage};
+use crate::core::handle::Handle;
 use crate::core::verdict::{Code, KeyState, Request, Validity, decide};
 use crate::core::{self, key::PresentedKey};
 
@@ -108,14 +108,14 @@ impl<'a> Suspects<'a> {
         row.and_then(|row| row.text(candidate.column)).unwrap_or_default()
     }
 
-    /// Hashes the secret of the one key that is meant. The room is for what else is to be hashed.
+    /// Hashes the secret of the one key that is meant. The slot is for what else is to be hashed.
     fn check<'s>(
         &self,
         state: &'s State,
         key_id: Uuid,
         candidates: &[Candidate],
         now: i64,
-    ) -> Result<(Candidate, Room<'s>), Refusal> {
+    ) -> Result<(Candidate, HashSlot<'s>), Refusal> {
         let refusal = |code, wrong_secret| Refusal { code, key_id: Some(key_id), wrong_secret };
         let throttled = || {
             state.count(Counter::Throttled);
@@ -124,10 +124,10 @@ impl<'a> Suspects<'a> {
         if !failures::is_left(state, key_id, now) {
             return Err(throttled());
         }
-        let room = Room::for_check(state).ok_or_else(|| refusal(Code::Overloaded, false))?;
+        let slot = HashSlot::for_check(state).ok_or_else(|| refusal(Code::Overloaded, false))?;
         // While this one waited, another may have hashed the same.
-        if let Some(known) = self.known(state, candidates).filter(|_| room.has_waited()) {
-            return Ok((known, room));
+        if let Some(known) = self.known(state, candidates).filter(|_| slot.has_waited()) {
+            return Ok((known, slot));
         }
         for (hashes, candidate) in (1..).zip(candidates) {
             if hashes > 1 {
@@ -137,7 +137,7 @@ impl<'a> Suspects<'a> {
             }
             if self.matches(state, candidate) {
                 failures::give_back(state, key_id, hashes);
-                return Ok((*candidate, room));
+                return Ok((*candidate, slot));
             }
         }
         Err(refusal(Code::NotFound, true))
@@ -176,12 +176,12 @@ impl Candidate {
 fn prove(state: &State, text: &[u8], now: i64) -> Result<ProvenKey, Refusal> {
     let mut suspects = Suspects::find(text)?;
     let candidates = suspects.candidates(now);
-    let (proven, room) = if let Some(known) = suspects.known(state, &candidates) {
+    let (proven, slot) = if let Some(known) = suspects.known(state, &candidates) {
         state.count(Counter::MemoHits);
         (known, None)
     } else {
         state.count(Counter::MemoMisses);
-        let (matching, room) = match (suspects.key_id, suspects.handle) {
+        let (matching, slot) = match (suspects.key_id, suspects.handle) {
             (None, Some(handle)) => {
                 scan::run(state, &mut suspects, handle, now).map_err(|code| Refusal {
                     code,
@@ -191,34 +191,39 @@ fn prove(state: &State, text: &[u8], now: i64) -> Result<ProvenKey, Refusal> {
             }
             (key_id, _) => {
                 let key_id = key_id.unwrap_or_default();
-                let (matching, room) = suspects.check(state, key_id, &candidates, now)?;
-                (matching, Some(room))
+                let (matching, slot) = suspects.check(state, key_id, &candidates, now)?;
+                (matching, Some(slot))
             }
         };
-        (matching, room)
+        (matching, slot)
     };
-    remember(state, &suspects, &proven, room);
+    remember(state, &suspects, &proven, slot);
     let by_previous_secret = proven.by_previous_secret;
     let row = suspects.rows.swap_remove(proven.row);
     let key_id = row.uuid(Column::KeyId).unwrap_or_default();
     Ok(ProvenKey { key_id, row, by_previous_secret })
 }
 
-/// Remembers that a secret matches, and has its hash made better where that is due. `room` is there
+/// Remembers that a secret matches, and has its hash made better where that is due. `slot` is there
 /// if the secret was hashed just now.
-fn remember(state: &State, suspects: &Suspects<'_>, proven: &Candidate, room: Option<Room<'_>>) {
+fn remember(
+    state: &State,
+    suspects: &Suspects<'_>,
+    proven: &Candidate,
+    slot: Option<HashSlot<'_>>,
+) {
     let Suspects { secret, handle, .. } = *suspects;
     let stored = suspects.stored(proven);
     let key_id = suspects.rows.get(proven.row).and_then(|row| row.uuid(Column::KeyId));
     let upgraded = key_id.filter(|_| !proven.by_previous_secret);
     if let (Some(handle), Some(key_id)) = (handle, key_id)
-        && (room.is_some() || suspects.key_id.is_none())
+        && (slot.is_some() || suspects.key_id.is_none())
     {
         legacy::found(state, handle, key_id);
     }
-    if room.is_none() {
+    if slot.is_none() {
         if let Some(key_id) = upgraded.filter(|key| upgrades::is_due(state, *key, stored))
-            && let Some(_room) = Room::if_free(state)
+            && let Some(_slot) = HashSlot::if_free(state)
         {
             upgrades::offer(state, key_id, stored, secret, handle);
         }
@@ -256,18 +261,18 @@ pub struct Answer<'a> {
 pub fn answer(question: Question<'_>) -> Answer<'_> {
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    let client_ip = question.client_ip;
-    shared::with(|state| match prove(state, question.text.unwrap_or_default(), now) {
+    let client_ip = inet::address(question.client_ip);
+    memory::with(|state| match prove(state, question.text.unwrap_or_default(), now) {
         Err(Refusal { code, key_id, wrong_secret }) => {
-            recording::refused(state, code, key_id, wrong_secret, now, client_ip);
+            usage::record_denial(state, code, key_id, wrong_secret, now, client_ip);
             Answer { code, key: None, question }
         }
         Ok(key) => {
             let code = verdict(&key.row, &question, now);
             if code == Code::Valid {
-                recording::used(state, key.key_id, now, client_ip);
+                usage::record_use(state, key.key_id, now, client_ip);
             } else {
-                recording::refused(state, code, Some(key.key_id), false, now, client_ip);
+                usage::record_denial(state, code, Some(key.key_id), false, now, client_ip);
             }
             Answer { code, key: Some(key), question }
         }
@@ -329,11 +334,11 @@ fn ip_allowed(row: &Row, client_ip: Option<pg_sys::Datum>) -> bool {
 
 /// An IPv4 address that a dual-stack server reports as IPv6 (`::ffff:192.0.2.1`), as IPv4.
 fn unmapped(client_ip: pg_sys::Datum) -> pg_sys::Datum {
-    let mapped = recording::address(Some(client_ip)).and_then(|address| match address.ip {
+    let mapped = inet::address(Some(client_ip)).and_then(|address| match address.ip {
         IpAddr::V6(ip) if address.prefix == 128 => ip.to_ipv4_mapped(),
         _ => None,
     });
-    mapped.and_then(|ip| recording::inet(ip.into())).unwrap_or(client_ip)
+    mapped.and_then(|ip| inet::inet(ip.into())).unwrap_or(client_ip)
 }
 
 /// `verify_api_key(p_api_key text, p_required_scopes text[], p_client_ip inet, p_resource_id text)`
@@ -438,15 +443,15 @@ unsafe fn possession(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> 
     let (text, now) = unsafe {
         (argument(fcinfo, 0).map(|datum| array::text_bytes(datum)), pg_sys::GetCurrentTimestamp())
     };
-    Some(match shared::with(|state| prove(state, text.unwrap_or_default(), now)) {
+    Some(match memory::with(|state| prove(state, text.unwrap_or_default(), now)) {
         Ok(key) => jsonb::object(&mut [
             ("code", Code::Valid.as_str().into()),
             ("key_id", key.key_id.into()),
             ("by_previous_secret", Value::Bool(key.by_previous_secret)),
         ]),
         Err(Refusal { code, key_id, wrong_secret }) => {
-            shared::with(|state| {
-                recording::refused(state, code, key_id, wrong_secret, now, None);
+            memory::with(|state| {
+                usage::record_denial(state, code, key_id, wrong_secret, now, None);
             });
             jsonb::object(&mut [("code", code.as_str().into())])
         }

@@ -231,10 +231,10 @@ FROM unnest(ARRAY[
     'api_key_internal.unprotect(text)',
     'api_key_internal.warn_of(regclass,jsonb)',
     'api_key_internal.ways_past_policies(regclass,name[])',
-    'api_key_internal.write_free_usage(uuid[],bigint[],bigint[],bigint[],text[])',
-    'api_key_internal.write_pending(jsonb)',
-    'api_key_internal.write_refusals(jsonb)',
-    'api_key_internal.write_usage(uuid[],bigint[],bigint[],bigint[],text[])']) AS function;
+    'api_key_internal.flush_denials(jsonb)',
+    'api_key_internal.flush_unlocked_use_counts(uuid[],bigint[],bigint[],bigint[],text[])',
+    'api_key_internal.flush_upgrades(jsonb)',
+    'api_key_internal.flush_use_counts(uuid[],bigint[],bigint[],bigint[],text[])']) AS function;
 INSERT INTO expected VALUES
     ('api_key.unprotected()', 'unprotected()', '-', '-', '-', 'ok', '-'),
     ('api_key.refuse_row(regclass,name)', 'refuse_row(NULL, NULL)', 'ok', 'ok', 'ok', 'ok', '-'),

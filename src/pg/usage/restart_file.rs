@@ -1,5 +1,5 @@
-//! What is not yet written when the server stops goes to a file, as PostgreSQL does with its own
-//! statistics, and comes back at the next start. A crash loses it, and no more than it.
+//! The file that keeps usage over a restart, as PostgreSQL keeps its own statistics. A crash loses
+//! what was not yet written, and no more.
 
 use std::cell::Cell;
 use std::fs::OpenOptions;
@@ -8,34 +8,20 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use pgrx::prelude::*;
 
-use super::shared::State;
-use crate::core::usage::Pending;
+use super::drain::{Drained, drain};
+use crate::core::usage::UsageRecords;
+use crate::pg::memory::State;
 
 /// Beside PostgreSQL's own, relative to the data folder. Key ids, counts, times and addresses.
 const FILE: &str = "pg_stat/api_key.json";
 
-/// Takes everything out of the tables and into the file.
+/// Takes all usage out of memory and into the file.
 pub fn save(state: &State) {
-    let pending = Pending {
-        usage: state
-            .usage
-            .each(|table| table.take(|_, _| true))
-            .concat()
-            .iter()
-            .map(Into::into)
-            .collect(),
-        refusals: state
-            .refusals
-            .each(|table| table.take(|_, _| true))
-            .concat()
-            .iter()
-            .map(Into::into)
-            .collect(),
-    };
-    if pending == Pending::default() {
+    let records = drain(state, |_| true).records();
+    if records == UsageRecords::default() {
         return forget_file();
     }
-    let written = serde_json::to_vec(&pending).map_err(std::io::Error::from).and_then(|text| {
+    let written = serde_json::to_vec(&records).map_err(std::io::Error::from).and_then(|text| {
         OpenOptions::new()
             .create(true)
             .truncate(true)
@@ -49,7 +35,7 @@ pub fn save(state: &State) {
     }
 }
 
-/// Removes the file that was loaded, once its counts are about to be written: from then on a
+/// Removes the file that was restored, once its counts are about to be written: from then on a
 /// crash loses them as it loses others, and none is counted twice.
 pub fn forget_file() {
     thread_local! {
@@ -66,8 +52,8 @@ pub fn forget_file() {
     }
 }
 
-/// Puts what the file holds into the tables.
-pub fn load(state: &State) {
+/// Puts the usage in the file into memory.
+pub fn restore(state: &State) {
     let text = match std::fs::read(FILE) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return,
@@ -76,15 +62,12 @@ pub fn load(state: &State) {
             return;
         }
     };
-    match serde_json::from_slice::<Pending>(&text) {
-        Ok(pending) => {
-            for (key, usage) in pending.usage.iter().filter_map(|record| record.entry()) {
-                super::recording::add_usage(state, key, &usage);
-            }
-            for (kind, refusals) in pending.refusals.iter().filter_map(|record| record.entry()) {
-                super::recording::add_refusals(state, kind, &refusals);
-            }
+    match serde_json::from_slice::<UsageRecords>(&text) {
+        Ok(records) => Drained {
+            usage: records.usage.iter().filter_map(|record| record.entry()).collect(),
+            denials: records.denials.iter().filter_map(|record| record.entry()).collect(),
         }
+        .put_back(state),
         Err(error) => log!("api_key: {FILE} is damaged and ignored: {error}"),
     }
 }

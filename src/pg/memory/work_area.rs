@@ -4,7 +4,7 @@ use argon2::Block;
 use memmap2::{Advice, MmapMut};
 use zeroize::Zeroize;
 
-use super::error::Error;
+use crate::pg::error::Error;
 
 /// Blocks of 1 KiB for one hash, wiped and given back to the operating system when dropped.
 ///

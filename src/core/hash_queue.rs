@@ -1,8 +1,10 @@
-//! Who hashes next: a bounded number of processes at a time, while the others wait their turn.
+//! The queue for hash slots: a bounded number of processes hash at a time, the others wait.
 //!
-//! Scans of legacy keys are work that strangers can ask for, so they get at most half of the slots,
-//! and a key that is named goes before them. A scan asks anew for each hash, so that scans take
-//! turns and none keeps a slot from a named key for longer than a hash.
+//! Strangers can cause scans of legacy keys, so scans get at most half of the slots, and a hash for
+//! a named key goes before them. A scan queues up again for each hash, so that scans take turns and
+//! none keeps a slot from a named key for longer than one hash.
+
+use std::cell::Cell;
 
 /// What a process wants to hash for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +40,7 @@ impl Purpose {
     }
 }
 
-/// The place of one process.
+/// The state of one process in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Seat {
     /// It does not hash.
@@ -50,28 +52,30 @@ pub enum Seat {
     Hashing(Purpose),
 }
 
-/// All places. Whoever shares them between processes locks them.
-pub struct Desk<'a> {
-    seats: &'a mut [Seat],
-    tickets: &'a mut u64,
+/// The queue. Callers that share it between processes hold a lock while they use it.
+#[derive(Clone, Copy)]
+pub struct HashQueue<'a> {
+    seats: &'a [Cell<Seat>],
+    tickets: &'a Cell<u64>,
 }
 
-impl<'a> Desk<'a> {
-    /// A desk over `seats`, which are all empty at first. `tickets` counts those who came.
-    pub const fn new(seats: &'a mut [Seat], tickets: &'a mut u64) -> Self {
+impl<'a> HashQueue<'a> {
+    /// A queue over `seats`, one for each process, all empty at first. `tickets` counts arrivals.
+    #[must_use]
+    pub const fn new(seats: &'a [Cell<Seat>], tickets: &'a Cell<u64>) -> Self {
         Self { seats, tickets }
     }
 
     /// Queues up.
-    pub fn enter(&mut self, seat: usize, purpose: Purpose) {
-        *self.tickets += 1;
-        let ticket = *self.tickets;
+    pub fn enter(&self, seat: usize, purpose: Purpose) {
+        let ticket = self.tickets.get() + 1;
+        self.tickets.set(ticket);
         self.put(seat, Seat::Waiting(purpose, ticket));
     }
 
-    /// Begins to hash, if it is this one's turn with `most` slots in all.
-    pub fn begin(&mut self, seat: usize, most: usize) -> bool {
-        let Some(&Seat::Waiting(purpose, ticket)) = self.seats.get(seat) else {
+    /// Takes a slot, if it is this process's turn with `most` slots in all.
+    pub fn begin(&self, seat: usize, most: usize) -> bool {
+        let Some(Seat::Waiting(purpose, ticket)) = self.seats.get(seat).map(Cell::get) else {
             return false;
         };
         let (slots, for_scans) = self.free(most);
@@ -90,12 +94,12 @@ impl<'a> Desk<'a> {
         may
     }
 
-    /// Stops hashing, or waiting.
-    pub fn leave(&mut self, seat: usize) {
+    /// Gives the slot back, or stops waiting.
+    pub fn leave(&self, seat: usize) {
         self.put(seat, Seat::Empty);
     }
 
-    /// Who is to be told that it may begin.
+    /// The seat of the process that may take a slot now.
     #[must_use]
     pub fn next(&self, most: usize) -> Option<usize> {
         let (slots, for_scans) = self.free(most);
@@ -105,16 +109,16 @@ impl<'a> Desk<'a> {
             .map(|(seat, _, _)| seat)
     }
 
-    /// How many hash.
+    /// How many processes hash.
     #[must_use]
     pub fn hashing(&self) -> usize {
-        self.seats.iter().filter(|seat| matches!(seat, Seat::Hashing(_))).count()
+        self.seats.iter().filter(|seat| matches!(seat.get(), Seat::Hashing(_))).count()
     }
 
     /// Free slots, and how many of them scans may take: all scans together have half of the slots,
     /// but one at least.
     fn free(&self, most: usize) -> (usize, usize) {
-        let scans = self.seats.iter().filter(|seat| match seat {
+        let scans = self.seats.iter().filter(|seat| match seat.get() {
             Seat::Hashing(purpose) => purpose.is_scan(),
             _ => false,
         });
@@ -122,17 +126,17 @@ impl<'a> Desk<'a> {
         (slots, (most / 2).max(1).saturating_sub(scans.count()).min(slots))
     }
 
-    /// Those who wait: the seat, what for, and what orders them.
+    /// The waiting processes: seat, purpose, and what they are ordered by.
     fn waiting(&self) -> impl Iterator<Item = (usize, Purpose, (u8, u64))> {
-        self.seats.iter().enumerate().filter_map(|(at, seat)| match *seat {
+        self.seats.iter().enumerate().filter_map(|(at, seat)| match seat.get() {
             Seat::Waiting(purpose, ticket) => Some((at, purpose, (purpose.turn(), ticket))),
             _ => None,
         })
     }
 
-    fn put(&mut self, seat: usize, state: Seat) {
-        if let Some(place) = self.seats.get_mut(seat) {
-            *place = state;
+    fn put(&self, seat: usize, state: Seat) {
+        if let Some(place) = self.seats.get(seat) {
+            place.set(state);
         }
     }
 }
@@ -143,17 +147,21 @@ mod tests {
     use Purpose::{Fresh, Job, Key, Resumed, Spent};
     use proptest::prelude::*;
 
-    /// Who begins one after another, as each ends before the next one is told.
+    fn seats<const N: usize>() -> [Cell<Seat>; N] {
+        std::array::from_fn(|_| Cell::default())
+    }
+
+    /// The order in which seats begin, when each ends before the next one is told.
     fn order(most: usize, arrivals: &[Purpose]) -> Vec<usize> {
-        let (mut seats, mut tickets) = (vec![Seat::Empty; arrivals.len()], 0);
-        let mut desk = Desk::new(&mut seats, &mut tickets);
+        let (seats, tickets) = (vec![Cell::new(Seat::Empty); arrivals.len()], Cell::new(0));
+        let queue = HashQueue::new(&seats, &tickets);
         for (seat, purpose) in arrivals.iter().enumerate() {
-            desk.enter(seat, *purpose);
+            queue.enter(seat, *purpose);
         }
         let mut order = Vec::new();
-        while let Some(next) = desk.next(most) {
-            assert!(desk.begin(next, most));
-            desk.leave(next);
+        while let Some(next) = queue.next(most) {
+            assert!(queue.begin(next, most));
+            queue.leave(next);
             order.push(next);
         }
         order
@@ -177,58 +185,58 @@ mod tests {
     #[test]
     fn scans_have_half_of_the_slots_and_one_at_least() {
         for (most, scans) in [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (16, 8)] {
-            let (mut seats, mut tickets) = ([Seat::Empty; 40], 0);
-            let mut desk = Desk::new(&mut seats, &mut tickets);
-            (0..20).for_each(|seat| desk.enter(seat, Fresh));
-            assert_eq!((0..20).filter(|&seat| desk.begin(seat, most)).count(), scans, "of {most}");
-            (20..40).for_each(|seat| desk.enter(seat, Key));
-            let keys = (20..40).filter(|&seat| desk.begin(seat, most)).count();
+            let (seats, tickets) = (seats::<40>(), Cell::new(0));
+            let queue = HashQueue::new(&seats, &tickets);
+            (0..20).for_each(|seat| queue.enter(seat, Fresh));
+            assert_eq!((0..20).filter(|&seat| queue.begin(seat, most)).count(), scans, "of {most}");
+            (20..40).for_each(|seat| queue.enter(seat, Key));
+            let keys = (20..40).filter(|&seat| queue.begin(seat, most)).count();
             assert_eq!(keys, most - scans, "of {most}");
         }
     }
 
     #[test]
     fn scans_take_turns_hash_by_hash() {
-        let (mut seats, mut tickets) = ([Seat::Empty; 3], 0);
-        let mut desk = Desk::new(&mut seats, &mut tickets);
-        (0..3).for_each(|seat| desk.enter(seat, Fresh));
+        let (seats, tickets) = (seats::<3>(), Cell::new(0));
+        let queue = HashQueue::new(&seats, &tickets);
+        (0..3).for_each(|seat| queue.enter(seat, Fresh));
         let mut hashes = [0; 3];
         for _ in 0..30 {
-            let next = desk.next(1).unwrap_or_default();
-            assert!(desk.begin(next, 1));
+            let next = queue.next(1).unwrap_or_default();
+            assert!(queue.begin(next, 1));
             hashes[next] += 1;
-            desk.leave(next);
-            desk.enter(next, Fresh);
+            queue.leave(next);
+            queue.enter(next, Fresh);
         }
         assert_eq!(hashes, [10; 3]);
     }
 
     #[test]
     fn a_free_slot_is_not_kept_for_a_scan_that_has_no_share_left() {
-        let (mut seats, mut tickets) = ([Seat::Empty; 4], 0);
-        let mut desk = Desk::new(&mut seats, &mut tickets);
-        desk.enter(0, Fresh);
-        assert!(desk.begin(0, 2));
-        desk.enter(1, Resumed);
-        assert!(!desk.begin(1, 2));
-        desk.enter(2, Job);
-        assert!(desk.begin(2, 2), "behind a scan that cannot begin anyway");
-        desk.leave(2);
-        desk.enter(3, Key);
-        assert_eq!(desk.next(2), Some(3));
+        let (seats, tickets) = (seats::<4>(), Cell::new(0));
+        let queue = HashQueue::new(&seats, &tickets);
+        queue.enter(0, Fresh);
+        assert!(queue.begin(0, 2));
+        queue.enter(1, Resumed);
+        assert!(!queue.begin(1, 2));
+        queue.enter(2, Job);
+        assert!(queue.begin(2, 2), "behind a scan that cannot begin anyway");
+        queue.leave(2);
+        queue.enter(3, Key);
+        assert_eq!(queue.next(2), Some(3));
     }
 
     #[test]
     fn a_seat_that_is_taken_again_is_one_seat() {
-        let (mut seats, mut tickets) = ([Seat::Empty; 1], 0);
-        let mut desk = Desk::new(&mut seats, &mut tickets);
+        let (seats, tickets) = (seats::<1>(), Cell::new(0));
+        let queue = HashQueue::new(&seats, &tickets);
         for purpose in [Key, Fresh, Key] {
-            desk.enter(0, purpose);
-            assert!(desk.begin(0, 1) && !desk.begin(0, 1));
-            assert_eq!(desk.hashing(), 1);
+            queue.enter(0, purpose);
+            assert!(queue.begin(0, 1) && !queue.begin(0, 1));
+            assert_eq!(queue.hashing(), 1);
         }
-        desk.enter(7, Key);
-        assert!(!desk.begin(7, 9), "there is no such seat");
+        queue.enter(7, Key);
+        assert!(!queue.begin(7, 9), "there is no such seat");
     }
 
     fn purposes() -> impl Strategy<Value = Purpose> {
@@ -243,28 +251,28 @@ mod tests {
             most in 1usize..6,
             steps in prop::collection::vec((0usize..12, prop::option::of(purposes())), 1..200),
         ) {
-            let (mut seats, mut tickets) = ([Seat::Empty; 12], 0);
+            let (seats, tickets) = (seats::<12>(), Cell::new(0));
             let share = (most / 2).max(1);
             for (seat, step) in steps {
-                let mut desk = Desk::new(&mut seats, &mut tickets);
+                let queue = HashQueue::new(&seats, &tickets);
                 match step {
-                    Some(purpose) => desk.enter(seat, purpose),
-                    None => desk.leave(seat),
+                    Some(purpose) => queue.enter(seat, purpose),
+                    None => queue.leave(seat),
                 }
-                while let Some(next) = desk.next(most) {
-                    let first = desk.waiting().map(|(_, _, turn)| turn).min();
-                    let turn = desk.waiting().find(|(at, _, _)| *at == next).map(|w| w.2);
-                    prop_assert!(turn == first || !matches!(desk.seats[next],
+                while let Some(next) = queue.next(most) {
+                    let first = queue.waiting().map(|(_, _, turn)| turn).min();
+                    let turn = queue.waiting().find(|(at, _, _)| *at == next).map(|w| w.2);
+                    prop_assert!(turn == first || !matches!(queue.seats[next].get(),
                         Seat::Waiting(purpose, _) if purpose.is_scan()));
-                    prop_assert!(desk.begin(next, most));
+                    prop_assert!(queue.begin(next, most));
                 }
                 for seat in 0..12 {
-                    prop_assert!(!desk.begin(seat, most), "nobody else may");
+                    prop_assert!(!queue.begin(seat, most), "nobody else may");
                 }
                 let scans = seats.iter().filter(|seat|
-                    matches!(seat, Seat::Hashing(purpose) if purpose.is_scan())).count();
-                let hashing = seats.iter().filter(|seat| matches!(seat, Seat::Hashing(_))).count();
-                let waiting = seats.iter().filter_map(|seat| match seat {
+                    matches!(seat.get(), Seat::Hashing(purpose) if purpose.is_scan())).count();
+                let hashing = seats.iter().filter(|seat| matches!(seat.get(), Seat::Hashing(_))).count();
+                let waiting = seats.iter().filter_map(|seat| match seat.get() {
                     Seat::Waiting(purpose, _) => Some(purpose.is_scan()),
                     _ => None,
                 });

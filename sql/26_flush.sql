@@ -1,8 +1,8 @@
--- Called by the worker (src/pg/worker.rs), for each batch in a transaction of its own. Times are
+-- Called by the worker (src/pg/flush/worker.rs), for each batch in a transaction of its own. Times are
 -- microseconds since 2000-01-01 UTC.
 
 -- In arrays, as a key takes several times as long in JSON, and a batch has ten thousand.
-CREATE FUNCTION api_key_internal.write_usage(
+CREATE FUNCTION api_key_internal.flush_use_counts(
     p_key_ids uuid[], p_uses bigint[], p_failures bigint[], p_last_used_at bigint[],
     p_last_used_ip text[])
 RETURNS void
@@ -33,11 +33,11 @@ BEGIN ATOMIC
       -- Not for keys that were deleted since.
       AND used.key_id IN (SELECT k.key_id FROM api_key_internal.keys AS k);
 END;
-COMMENT ON FUNCTION api_key_internal.write_usage IS 'Adds use counts that were kept in memory to those of the keys.';
+COMMENT ON FUNCTION api_key_internal.flush_use_counts IS 'Adds use counts that were kept in memory to those of the keys.';
 
 -- Whoever deletes a key and leaves the transaction open must not keep the counts of others from being
 -- written. Rows are not locked beforehand: that would write to the WAL for each of them.
-CREATE FUNCTION api_key_internal.write_free_usage(
+CREATE FUNCTION api_key_internal.flush_unlocked_use_counts(
     p_key_ids uuid[], p_uses bigint[], p_failures bigint[], p_last_used_at bigint[],
     p_last_used_ip text[])
 RETURNS uuid[]
@@ -45,32 +45,32 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_held uuid[] := '{}';
+    v_locked uuid[] := '{}';
 BEGIN
-    PERFORM api_key_internal.write_usage(
+    PERFORM api_key_internal.flush_use_counts(
         p_key_ids, p_uses, p_failures, p_last_used_at, p_last_used_ip);
-    RETURN v_held;
+    RETURN v_locked;
 EXCEPTION WHEN lock_not_available THEN
     WITH free AS (
         SELECT key_id FROM api_key_internal.key_usage
         WHERE key_id = ANY (p_key_ids) FOR UPDATE SKIP LOCKED
     )
-    SELECT coalesce(array_agg(key_id), '{}') INTO v_held FROM api_key_internal.key_usage
+    SELECT coalesce(array_agg(key_id), '{}') INTO v_locked FROM api_key_internal.key_usage
     WHERE key_id = ANY (p_key_ids) AND key_id NOT IN (SELECT free.key_id FROM free);
-    PERFORM api_key_internal.write_usage(
+    PERFORM api_key_internal.flush_use_counts(
         array_agg(u.key_id), array_agg(u.uses), array_agg(u.failures), array_agg(u.last_used_at),
         array_agg(u.last_used_ip))
     FROM unnest(p_key_ids, p_uses, p_failures, p_last_used_at, p_last_used_ip) AS u
         (key_id, uses, failures, last_used_at, last_used_ip)
-    WHERE u.key_id <> ALL (v_held);
-    RETURN v_held;
+    WHERE u.key_id <> ALL (v_locked);
+    RETURN v_locked;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.write_free_usage IS 'As write_usage, but of rows that others hold for longer than lock_timeout: their keys are the result.';
+COMMENT ON FUNCTION api_key_internal.flush_unlocked_use_counts IS 'As flush_use_counts, but skips rows that others lock for longer than lock_timeout; their keys are the result.';
 
 -- Each hour has at most 21 rows of each code, whatever callers vary: the twenty most frequent by key
 -- and client, and one of all others. They are counters: taken out, added to, and put back.
-CREATE FUNCTION api_key_internal.write_refusals(p_refusals jsonb)
+CREATE FUNCTION api_key_internal.flush_denials(p_denials jsonb)
 RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -79,7 +79,7 @@ BEGIN ATOMIC
         SELECT code, key_id, client_ip, count,
                timestamptz '2000-01-01 00:00:00+00' + first_at * interval '1 microsecond' AS first_at,
                timestamptz '2000-01-01 00:00:00+00' + last_at * interval '1 microsecond' AS last_at
-        FROM jsonb_to_recordset(p_refusals) AS refused
+        FROM jsonb_to_recordset(p_denials) AS refused
             (code text, key_id uuid, client_ip inet, count bigint, first_at bigint, last_at bigint)
     ), hours AS (
         SELECT DISTINCT code, date_bin('1 hour', last_at, '2000-01-01 00:00:00+00') AS hour
@@ -132,19 +132,18 @@ BEGIN ATOMIC
     FROM kept LEFT JOIN api_key_internal.keys AS k ON k.key_id = kept.key_id
     ORDER BY kept.last_at;
 END;
-COMMENT ON FUNCTION api_key_internal.write_refusals IS 'Adds refusals that were kept in memory to those of their hours in the audit log.';
+COMMENT ON FUNCTION api_key_internal.flush_denials IS 'Adds denials (verifies that were refused) that were kept in memory to those of their hours in the audit log.';
 
-CREATE FUNCTION api_key_internal.write_pending(p_pending jsonb)
+CREATE FUNCTION api_key_internal.flush_upgrades(p_upgrades jsonb)
 RETURNS void
-LANGUAGE plpgsql
+LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
+BEGIN ATOMIC
     -- Compare and swap: a rotation since has another hash, and wins. A row that someone else has
     -- locked is left to a later verify.
     WITH better AS (
         SELECT k.key_id, b.hash, b.handle
-        FROM jsonb_to_recordset(p_pending -> 'upgrades') AS b
+        FROM jsonb_to_recordset(p_upgrades) AS b
             (key_id uuid, replaces text, hash text, handle text)
         JOIN api_key_internal.keys AS k ON k.key_id = b.key_id
         WHERE sha256(convert_to(k.secret_hash, 'UTF8')) = decode(b.replaces, 'hex')
@@ -158,17 +157,8 @@ BEGIN
         secret_hash = better.hash,
         lookup_handle = coalesce(decode(better.handle, 'hex'), k.lookup_handle)
     FROM better WHERE k.key_id = better.key_id;
-
-    PERFORM api_key_internal.write_usage(
-        array_agg(u.key_id), array_agg(u.uses), array_agg(u.failures), array_agg(u.last_used_at),
-        array_agg(u.last_used_ip))
-    FROM jsonb_to_recordset(p_pending -> 'usage') AS u
-        (key_id uuid, uses bigint, failures bigint, last_used_at bigint, last_used_ip text);
-
-    PERFORM api_key_internal.write_refusals(p_pending -> 'refusals');
-END
-$$;
-COMMENT ON FUNCTION api_key_internal.write_pending IS 'Writes use counts, refusals and better hashes that were kept in memory.';
+END;
+COMMENT ON FUNCTION api_key_internal.flush_upgrades IS 'Replaces stored hashes by better ones that were kept in memory.';
 
 CREATE FUNCTION api_key.flush_usage() RETURNS void
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'flush_usage_wrapper';
@@ -199,9 +189,12 @@ BEGIN
         PERFORM api_key_internal.refuse_argument('p_usage', 'It is not what export_usage answers.',
             'Pass the answer of SELECT api_key.export_usage() on the standby.');
     END IF;
-    PERFORM api_key_internal.write_pending(
-        jsonb_build_object('usage', p_usage -> 'usage', 'refusals', p_usage -> 'refusals',
-                           'upgrades', '[]'::jsonb));
+    PERFORM api_key_internal.flush_use_counts(
+        array_agg(u.key_id), array_agg(u.uses), array_agg(u.failures), array_agg(u.last_used_at),
+        array_agg(u.last_used_ip))
+    FROM jsonb_to_recordset(p_usage -> 'usage') AS u
+        (key_id uuid, uses bigint, failures bigint, last_used_at bigint, last_used_ip text);
+    PERFORM api_key_internal.flush_denials(p_usage -> 'refusals');
 END
 $$;
 COMMENT ON FUNCTION api_key.import_usage IS
