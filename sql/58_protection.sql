@@ -140,18 +140,23 @@ BEGIN
                 WHERE NOT api_key_internal.column_of_type(v_part, name, is_uuid)
                 UNION ALL
                 SELECT 'condition of p_public_when'
-                WHERE v_part = v_resource."table" AND EXISTS (
-                    SELECT FROM unnest(v_resource.public_columns) AS name
-                    WHERE NOT api_key_internal.column_of_type(v_part, name, false))
+                WHERE v_part = v_resource."table" AND (
+                    NOT api_key_internal.condition_is_of(v_resource, v_part) OR EXISTS (
+                        SELECT FROM unnest(v_resource.public_columns) AS name
+                        WHERE NOT api_key_internal.column_of_type(v_part, name, false)))
                 UNION ALL
                 SELECT format('unique index of %I', v_resource.id_column)
                 WHERE v_part = v_resource."table" AND api_key_internal.id_operator(
                     v_part, v_resource.id_column, v_resource.tenant_column) IS NULL);
             -- Parts come after their table, and are mended with it.
             IF missing <> '{}' THEN
-                v_define := format('SELECT api_key.define_resource(%L, %L, %L, %L, %L, %L); -- put in the columns as they are now',
+                -- The text of a former owner is not for the present one to parse.
+                v_define := format('SELECT api_key.define_resource(%L, %L, %L, %L, %L, %L); -- put in the %s',
                     v_resource.type, v_resource."table", v_resource.id_column, v_resource.owner_column,
-                    v_resource.tenant_column, v_resource.public_when);
+                    v_resource.tenant_column,
+                    CASE WHEN api_key_internal.condition_is_of(v_resource, v_part) THEN v_resource.public_when END,
+                    CASE WHEN api_key_internal.condition_is_of(v_resource, v_part) THEN 'columns as they are now'
+                         ELSE 'condition again, if you trust it: a former owner of the table wrote what it calls' END);
             END IF;
             missing := missing || ARRAY(SELECT api_key_internal.missing(v_part, 'resource',
                 CASE WHEN v_part = v_resource."table" THEN v_resource.policies
