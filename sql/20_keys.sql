@@ -61,7 +61,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mask_wrapper';
 COMMENT ON FUNCTION api_key_internal.mask IS 'A key as it may be shown: its prefix and the first digits of its id.';
 
 CREATE FUNCTION api_key_internal.grants(p_granted text[], p_required text) RETURNS boolean
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'grants_wrapper';
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'grants';
 COMMENT ON FUNCTION api_key_internal.grants IS 'Whether the granted scopes grant the required one.';
 
 CREATE FUNCTION api_key_internal.make_key(p_prefix text, p_key_id uuid) RETURNS text

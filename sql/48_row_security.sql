@@ -544,19 +544,28 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.drop_policies IS 'Drops the policies of isolate_tenants (tenant) or protect_resource (resource), and tells which.';
 
+CREATE FUNCTION api_key_internal.one_line(p_text text) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+AS $$
+    SELECT btrim(regexp_replace(p_text, '\s+', ' ', 'g'))
+$$;
+COMMENT ON FUNCTION api_key_internal.one_line IS 'A text with a blank for each white space, to be compared.';
+
 CREATE FUNCTION api_key_internal.policy_definitions(p_table regclass, p_kind text) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 -- What constants are written by.
 SET quote_all_identifiers = off SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
-SET extra_float_digits = 1 SET bytea_output = 'hex'
+SET extra_float_digits = 1 SET bytea_output = 'hex' SET standard_conforming_strings = on
 AS $$
     SELECT coalesce(jsonb_object_agg(polname, jsonb_build_array(
         CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, polcmd, polroles = '{0}',
-        btrim(regexp_replace(pg_get_expr(polqual, polrelid), '\s+', ' ', 'g')),
-        -- Whatever the table is called today.
-        replace(btrim(regexp_replace(pg_get_expr(polwithcheck, polrelid), '\s+', ' ', 'g')),
-                format('%L::regclass', p_table), 'the table'))), '{}')
+        api_key_internal.one_line(pg_get_expr(polqual, polrelid)),
+        -- Whatever the table is called today. Unlike %L, PostgreSQL doubles no backslashes here.
+        replace(api_key_internal.one_line(pg_get_expr(polwithcheck, polrelid)),
+                api_key_internal.one_line(format('''%s''::regclass', replace(p_table::text, '''', ''''''))),
+                'the table'))), '{}')
     FROM pg_policy WHERE polrelid = p_table AND polname = ANY (api_key_internal.our_policies(p_table, p_kind))
 $$;
 COMMENT ON FUNCTION api_key_internal.policy_definitions IS 'The policies of isolate_tenants (tenant) or protect_resource (resource) on a table, as PostgreSQL writes them.';

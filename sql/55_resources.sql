@@ -219,6 +219,9 @@ BEGIN
     FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid,
         LATERAL api_key_internal.strangers_type(ARRAY[a.atttypid], c.relowner) AS t (type)
     WHERE a.attrelid = p_table AND a.attnum > 0 AND NOT a.attisdropped AND t.type IS NOT NULL
+      -- By itself or with the whole row.
+      AND (strpos(lower(replace(p_condition, '""', '"')), lower(a.attname)) > 0
+           OR strpos(lower(replace(p_condition, '""', '"')), lower(c.relname)) > 0)
     ORDER BY a.attnum LIMIT 1;
     IF v_code IS NOT NULL THEN
         -- To make one of a constant runs its constraints, as the owner of the table.

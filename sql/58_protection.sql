@@ -8,7 +8,7 @@ AS $$
     SELECT jsonb_object_agg(name, jsonb_build_array(kind, command, true,
         CASE WHEN command <> 'a' THEN rule END,
         CASE WHEN command IN ('*', 'a', 'w') THEN format('CASE WHEN %s THEN true ELSE %s END', rule, otherwise) END))
-    FROM format('(%I = ( SELECT api_key.current_tenant_id() AS current_tenant_id))', p_column) AS rule,
+    FROM api_key_internal.one_line(format('(%I = ( SELECT api_key.current_tenant_id() AS current_tenant_id))', p_column)) AS rule,
         (VALUES ('api_key_tenant', 'RESTRICTIVE', '*'), ('api_key_tenant_select', 'PERMISSIVE', 'r'),
                 ('api_key_tenant_insert', 'PERMISSIVE', 'a'), ('api_key_tenant_update', 'PERMISSIVE', 'w'),
                 ('api_key_tenant_delete', 'PERMISSIVE', 'd')) AS p (name, kind, command),

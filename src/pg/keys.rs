@@ -6,6 +6,8 @@ use rand::rngs::SysRng;
 use uuid::Uuid;
 
 use super::admission::Room;
+use super::array;
+use super::call::{argument, sql_function};
 use super::error::{Error, OrRaise};
 use super::foreign;
 use super::settings;
@@ -14,16 +16,20 @@ use super::work_area::WorkArea;
 use crate::core::key::PresentedKey;
 use crate::core::{hash, hash::HashError, key, scope};
 
+sql_function!(grants, pg_finfo_grants, is_granted);
+
 /// A key as it may be shown.
 #[pg_extern(sql = false, immutable, parallel_safe)]
 fn mask(prefix: &str, key_id: pgrx::Uuid) -> String {
     key::mask(prefix, Uuid::from_bytes(*key_id.as_bytes()))
 }
 
-/// Whether the granted scopes grant the required one.
-#[pg_extern(sql = false, immutable, parallel_safe)]
-fn grants(granted: Vec<Option<String>>, required: &str) -> bool {
-    scope::grants(granted.iter().flatten().map(String::as_bytes), required.as_bytes())
+/// `grants(p_granted text[], p_required text)`: whether the granted scopes grant the required one.
+unsafe fn is_granted(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
+    // SAFETY: sql/20_keys.sql declares two arguments of these types.
+    let (granted, required) =
+        unsafe { (array::texts(argument(fcinfo, 0)?), array::text_bytes(argument(fcinfo, 1)?)) };
+    scope::grants(granted.into_iter().flatten(), required).into_datum()
 }
 
 /// The text of a key with a secret of its own.

@@ -3,6 +3,7 @@
 //! It translates and holds no decisions. The only unsafe code of the extension is here.
 
 // `#[pg_extern(sql = false)]`: the SQL surface is written in sql/, which declares each function.
+// A text that callers choose comes as bytes: in a database that is not UTF-8 it need be no `str`.
 mod admission;
 mod array;
 mod call;

@@ -173,9 +173,6 @@ fn make_file(path: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
 const COMMAND_TIME: Duration = Duration::from_secs(10);
 /// How long a command that failed is not run again, in microseconds.
 const PAUSE: i64 = 10_000_000;
-/// A command that is interrupted after this has failed: whoever asks with a shorter
-/// `statement_timeout` than it takes must not have it run each time.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How the command of the root key fares, for all backends: anybody can ask about a text, so a
 /// command that fails is not run for each.
@@ -187,15 +184,21 @@ pub struct RootKeyCommand {
     source: AtomicU64,
     /// Why, as a place in `REASONS`.
     reason: AtomicUsize,
+    /// How long it had run when it was interrupted, in microseconds.
+    lasted: AtomicI64,
 }
 
 /// What is wrong with a command.
-const REASONS: [&str; 4] = [
+const REASONS: [&str; 5] = [
     "The command took too long, and was ended.",
     "The command cannot be run.",
     "The command failed.",
     NOT_A_KEY,
+    "The command takes longer than statement_timeout allows here.",
 ];
+/// The place of the last one. A session that gives up says nothing to those that wait longer: only
+/// sessions that would give up as soon do not run the command again.
+const INTERRUPTED: usize = 4;
 
 impl RootKeyCommand {
     /// Runs the command, in one session at a time.
@@ -229,9 +232,19 @@ impl RootKeyCommand {
         let paused = failed_at != 0
             && monotonic_now() - failed_at < PAUSE
             && self.source.load(Ordering::Relaxed) == table::hash(source);
-        let reason = REASONS.get(self.reason.load(Ordering::Relaxed));
-        reason.filter(|_| paused).map_or(Ok(()), |reason| Err(Error::RootKey(reason)))
+        let reason = self.reason.load(Ordering::Relaxed);
+        let concerns = reason != INTERRUPTED || is_too_short(self.lasted.load(Ordering::Relaxed));
+        let reason = REASONS.get(reason).filter(|_| paused && concerns);
+        reason.map_or(Ok(()), |reason| Err(Error::RootKey(reason)))
     }
+}
+
+/// Whether `statement_timeout` would interrupt a command that has run for so long, in microseconds. The
+/// statement began a little before the command did.
+fn is_too_short(lasted: i64) -> bool {
+    // SAFETY: reads a setting of this process.
+    let timeout = i64::from(unsafe { pg_sys::StatementTimeout }) * 1000;
+    timeout != 0 && timeout <= lasted + lasted / 8 + 50_000
 }
 
 /// A run of the command, whose outcome is noted when it is dropped.
@@ -245,13 +258,17 @@ struct Run<'a> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        let interrupted = || (self.begun.elapsed() >= PATIENCE).then_some(0);
-        let Some(reason) = self.outcome.unwrap_or_else(interrupted) else {
-            // Neither does an interrupt at once tell that it works.
-            if self.outcome.is_some() {
+        let reason = match self.outcome {
+            Some(None) => {
                 self.of.failed_at.store(0, Ordering::Release);
+                return;
             }
-            return;
+            Some(Some(reason)) => reason,
+            None => {
+                let lasted = i64::try_from(self.begun.elapsed().as_micros()).unwrap_or(i64::MAX);
+                self.of.lasted.store(lasted, Ordering::Relaxed);
+                INTERRUPTED
+            }
         };
         self.of.reason.store(reason, Ordering::Relaxed);
         self.of.source.store(table::hash(self.source), Ordering::Relaxed);
