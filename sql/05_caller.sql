@@ -149,6 +149,13 @@ BEGIN
             'The request was authenticated by a key without the scope api_keys:manage.',
             'Send the token of a user instead, or a key with that scope.');
     END IF;
+    -- Whoever runs SQL may change the claims, but not whose key it is.
+    IF api_key.current_key_id() IS NOT NULL THEN
+        v_caller.user_id := api_key.current_user_id();
+        v_caller.tenant_id := api_key.current_tenant_id();
+        v_caller.scopes := api_key.current_scopes();
+        v_caller.tier := api_key.current_api_key() ->> 'tier';
+    END IF;
     RETURN v_caller;
 END
 $$;
