@@ -1,6 +1,6 @@
 -- In Rust (src/pg/keys.rs).
 CREATE FUNCTION api_key_internal.grants(p_granted text[], p_required text) RETURNS boolean
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'grants_wrapper';
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'grants';
 COMMENT ON FUNCTION api_key_internal.grants IS 'Whether the granted scopes grant the required one.';
 
 CREATE TABLE api_key_internal.scopes (

@@ -135,7 +135,7 @@ pub unsafe fn check_relation(plan: pg_sys::SPIPlanPtr, relation: pg_sys::Oid, al
 
 /// Runs one command as the owner of a table.
 #[pg_extern(sql = false)]
-fn run_restricted(owner: pg_sys::Oid, command: &str) {
+fn run_restricted(owner: pg_sys::Oid, command: &[u8]) {
     let Ok(command) = CString::new(command) else { return };
     // SAFETY: SPI is finished here, or after an error by the end of the (sub)transaction.
     unsafe {

@@ -112,15 +112,15 @@ fn role(key: &ProvenKey) -> Result<String, Refusal> {
     match key.row.text(Column::Role) {
         None => Ok(settings::authenticated_role()),
         Some(role) => Some(String::from_utf8_lossy(role).into_owned())
-            .filter(|role| is_key_role(role))
+            .filter(|role| is_key_role(role.as_bytes()))
             .ok_or_else(|| Kind::ROLE_NOT_ALLOWED.into()),
     }
 }
 
 /// Whether keys may be given this role.
 #[pg_extern(sql = false)]
-fn is_key_role(role: &str) -> bool {
-    settings::key_roles().iter().any(|allowed| allowed == role)
+fn is_key_role(role: &[u8]) -> bool {
+    settings::key_roles().iter().any(|allowed| allowed.as_bytes() == role)
 }
 
 /// A setting of PostgREST's; empty if it is not set.

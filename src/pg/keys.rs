@@ -19,6 +19,7 @@ use crate::core::{hash, hash::HashError, key, scope};
 sql_function!(mint, pg_finfo_mint, minted);
 sql_function!(key_status, pg_finfo_key_status, status);
 sql_function!(is_key_prefix, pg_finfo_is_key_prefix, is_prefix);
+sql_function!(grants, pg_finfo_grants, is_granted);
 
 /// A key as it may be shown.
 #[pg_extern(sql = false, immutable, parallel_safe)]
@@ -26,10 +27,12 @@ fn mask(prefix: &str, key_id: pgrx::Uuid) -> String {
     key::mask(prefix, Uuid::from_bytes(*key_id.as_bytes()))
 }
 
-/// Whether the granted scopes grant the required one.
-#[pg_extern(sql = false, immutable, parallel_safe)]
-fn grants(granted: Vec<Option<String>>, required: &str) -> bool {
-    scope::grants(granted.iter().flatten().map(String::as_bytes), required.as_bytes())
+/// `grants(p_granted text[], p_required text)`: whether the granted scopes grant the required one.
+unsafe fn is_granted(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
+    // SAFETY: sql/17_scopes.sql declares two arguments of these types.
+    let (granted, required) =
+        unsafe { (array::texts(argument(fcinfo, 0)?), array::text_bytes(argument(fcinfo, 1)?)) };
+    scope::grants(granted.into_iter().flatten(), required).into_datum()
 }
 
 /// `mint(p_prefix text, p_key_id uuid)`: the text of a key with a new secret, and the hash under which

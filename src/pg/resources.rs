@@ -17,10 +17,10 @@ use super::foreign::{self, AsOwner, Policies};
 fn holds_for(
     table: pg_sys::Oid,
     owner: pg_sys::Oid,
-    find: &str,
-    id: &str,
+    find: &[u8],
+    id: &[u8],
     role: pg_sys::Oid,
-    rule: &str,
+    rule: &[u8],
 ) -> bool {
     let (Ok(find), Ok(rule)) = (CString::new(find), CString::new(rule)) else { return false };
     let role = if foreign::may_lend(role) { role } else { owner };
