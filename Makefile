@@ -4,9 +4,9 @@ SHELL = /bin/bash
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: all help demo test test-core test-e2e fuzz fuzz-smoke fuzz-sql sqlsmith build install uninstall \
-	installcheck lint bench package clean prerequisites-build prerequisites-test prerequisites-fuzz \
-	prerequisites-bench prerequisites-lint prerequisites-package
+.PHONY: all help demo dev dev-stop test test-core test-sql test-e2e matrix fuzz fuzz-smoke fuzz-sql sqlsmith build stage \
+	copy install uninstall installcheck lint bench package clean prerequisites-build prerequisites-test \
+	prerequisites-fuzz prerequisites-bench prerequisites-lint prerequisites-package
 
 PG_CONFIG ?= pg_config
 DESTDIR ?=
@@ -14,20 +14,23 @@ DESTDIR ?=
 # These are recursive on purpose: on a bare machine pg_config appears only after `prerequisites`.
 PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-STAGE = target/stage/pg$(PG_MAJOR)
-SCRIPTS = .ci/run tests/bench/base tests/cluster tests/demo tests/fuzz/cargo tests/fuzz/run tests/fuzz/sqlsmith \
-	tests/prerequisites tests/regress
+# `release`, or `dev` for the inner loop: built in seconds rather than minutes, and slower at run time.
+PROFILE = release
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+STAGE = target/stage/$(PROFILE)-pg$(PG_MAJOR)
+SCRIPTS = .ci/run tests/architecture tests/bench/base tests/cluster tests/demo tests/dev tests/fuzz/cargo tests/fuzz/run \
+	tests/fuzz/sqlsmith tests/matrix tests/prerequisites tests/regress
 
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export PG_CONFIG
-# With this, neither pgrx nor cargo-pgrx looks for a configuration in the user's home.
+# With this, pgrx does not look for a configuration in the user's home.
 export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 
 help: ## List the targets
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | \
 		while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 	@echo
-	@echo '  PG_CONFIG chooses the PostgreSQL (15 to 17): make PG_CONFIG=/path/to/pg_config install'
+	@echo '  PG_CONFIG chooses the PostgreSQL (15 to 18): make PG_CONFIG=/path/to/pg_config install'
 
 # What PGXN's client calls before `install`.
 all: build
@@ -35,9 +38,20 @@ all: build
 demo: install ## Install what is missing, build, and show a key's life on a throwaway server
 	@tests/demo
 
-test: prerequisites-test test-core fuzz-smoke install ## Install what is missing, build, and run all tests
+dev: prerequisites-build ## The inner loop: a fast build, then the SQL tests TEST='keys e2e/gate' (all) on a kept server
+	@$(MAKE) --no-print-directory PROFILE=dev stage copy
+	@tests/dev run $(TEST)
+
+dev-stop: ## Stop and remove the server of `make dev`
+	@tests/dev stop
+
+test: prerequisites-test test-core fuzz-smoke test-sql test-e2e ## Install what is missing, build, and run all tests
+
+test-sql: install
 	tests/cluster run -- tests/regress
-	$(MAKE) --no-print-directory test-e2e
+
+matrix: ## Run `make test` (GOAL) on PostgreSQL 15, 17 and 18, in chroots of Debian's SUITES
+	GOAL=$(GOAL) tests/matrix $(SUITES)
 
 # The second run has loom try every interleaving of those who work on memory without locks.
 test-core: prerequisites-build
@@ -61,17 +75,28 @@ fuzz-sql: prerequisites-test install ## Call all functions as nobody means it: R
 sqlsmith: prerequisites-fuzz install ## Send statements that sqlsmith makes up: RUNS (20000) as each of two roles, SEED
 	tests/fuzz/sqlsmith $(or $(RUNS),20000) $(SEED)
 
-build: prerequisites-build ## Build the extension for the PostgreSQL of PG_CONFIG
-	rm -rf $(STAGE)
-	.tools/bin/cargo-pgrx pgrx package --pg-config $(PGRX_PG_CONFIG_PATH) \
-		--no-default-features --features pg$(PG_MAJOR) --out-dir $(STAGE)
+build: prerequisites-build stage ## Build the extension for the PostgreSQL of PG_CONFIG
+
+# The tree as it is installed. The script of CREATE EXTENSION is sql/*.sql in the order of their names.
+stage:
+	cargo build --locked --lib --profile $(PROFILE) --target-dir $(TARGET) --no-default-features --features pg$(PG_MAJOR)
+	@rm -rf $(STAGE); \
+	extension=$(STAGE)$$($(PG_CONFIG) --sharedir)/extension; \
+	install -D -m 755 $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/libapi_key.so \
+		"$(STAGE)$$($(PG_CONFIG) --pkglibdir)/api_key.so"; \
+	install -D -m 644 -t "$$extension" api_key.control; \
+	export LC_ALL=C; cat sql/*.sql >"$$extension/api_key--$(VERSION).sql"
+
+install: build copy ## Build and install, below DESTDIR if it is set
 
 # Only the copying needs rights, so only the copying asks for them. install(1) replaces files
-# rather than writing into them, which would crash servers that have the library mapped.
-install: build ## Build and install, below DESTDIR if it is set
+# rather than writing into them, which would crash servers that have the library mapped. Files that
+# are there already are left, so that `make dev` can tell by the library whether to restart its server.
+copy:
 	@cd $(STAGE); \
 	if [ -n '$(DESTDIR)' ] || [ -w "$$($(PG_CONFIG) --pkglibdir)" ]; then root=; else root=sudo; fi; \
 	find . -type f -printf '%P\n' | sort | while read -r file; do \
+		! cmp -s "$$file" "$(DESTDIR)/$$file" || continue; \
 		mode=644; [[ $$file != *.so ]] || mode=755; \
 		echo "Installing $(DESTDIR)/$$file"; \
 		$$root install -D -m $$mode "$$file" "$(DESTDIR)/$$file"; \
@@ -90,7 +115,7 @@ installcheck: ## Run the SQL tests and races against a running server (PGHOST, P
 # src/pg/foreign.rs; keys and worker call functions of ours, which name tables of ours only.
 MAY_QUERY = foreign keys references resources worker
 
-lint: prerequisites-lint ## Check formatting, clippy, who runs queries, and the shell scripts
+lint: prerequisites-lint ## Check formatting, clippy, crates, who runs queries, and the shell scripts
 	cargo fmt --check
 	cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 	cargo clippy --no-default-features --all-targets -- -D warnings
@@ -100,6 +125,10 @@ lint: prerequisites-lint ## Check formatting, clippy, who runs queries, and the 
 		$(foreach file,$(MAY_QUERY),--exclude=$(file).rs); then \
 		echo 'these run queries: if none touches a table of an application, add them to MAY_QUERY' >&2; \
 		exit 1; fi
+	.tools/bin/cargo-deny --locked --log-level error check licenses bans sources
+ifdef ARCHITECTURE
+	@tests/architecture
+endif
 	shellcheck $(SCRIPTS)
 	@if [ "$$(grep -c '"version": "$(VERSION)"' META.json)" -ne 2 ]; then \
 		echo 'META.json and Cargo.toml disagree about the version' >&2; exit 1; fi
@@ -124,7 +153,9 @@ package: prerequisites-package build ## Make dist/: a tar.gz of the installed tr
 		*) install -D -m 644 "$(STAGE)/$$file" "$$stage/$$file" ;; \
 		esac; \
 	done; \
-	install -D -m 644 -t "$$doc" LICENSE README.md CHANGELOG.md; \
+	find LICENSE README.md CHANGELOG.md SECURITY.md $(wildcard docs) -type f | while read -r file; do \
+		install -D -m 644 "$$file" "$$doc/$$file"; \
+	done; \
 	glibc=$$(find "$$stage" -name '*.so' -exec objdump -T {} + | \
 		sed -n 's/.*GLIBC_\([0-9.]*\)[^0-9.].*/\1/p' | sort -V | tail -n 1); \
 	(cd "$$stage" && find . -type f -printf '%P\n' | sort) | \

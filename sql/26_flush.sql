@@ -186,9 +186,8 @@ BEGIN
     IF p_usage IS NULL OR jsonb_typeof(p_usage -> 'usage') IS DISTINCT FROM 'array'
         OR jsonb_typeof(p_usage -> 'refusals') IS DISTINCT FROM 'array'
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_usage',
-            DETAIL = 'It is not what export_usage answers.',
-            HINT = 'Pass the answer of SELECT api_key.export_usage() on the standby.';
+        PERFORM api_key_internal.refuse_argument('p_usage', 'It is not what export_usage answers.',
+            'Pass the answer of SELECT api_key.export_usage() on the standby.');
     END IF;
     PERFORM api_key_internal.flush_use_counts(
         array_agg(u.key_id), array_agg(u.uses), array_agg(u.failures), array_agg(u.last_used_at),

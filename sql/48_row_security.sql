@@ -432,9 +432,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF api_key.current_key_id() IS NOT NULL AND coalesce(current_setting('request.method', true), '') <> '' THEN
-        PERFORM api_key_internal.refuse('42501', 403, 'This API key may not write such a row.',
-            'The row would belong to another tenant, or to somebody else.',
-            'Write rows of the key''s own tenant and user.', 'ROW_NOT_ALLOWED');
+        PERFORM api_key_internal.refuse('ROW_NOT_ALLOWED');
     END IF;
     RETURN false;
 END

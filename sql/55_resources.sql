@@ -1,5 +1,5 @@
 CREATE TABLE api_key_internal.resources (
-    type text COLLATE "C" PRIMARY KEY CHECK (type ~ '^[A-Za-z0-9_.-]{1,63}$'),
+    type text COLLATE "C" PRIMARY KEY CHECK (api_key_internal.is_label(type)),
     "table" regclass NOT NULL,
     id_column name NOT NULL,
     owner_column name,
@@ -443,16 +443,12 @@ DECLARE
 BEGIN
     PERFORM api_key_internal.check_action(p_action);
     IF api_key.current_api_key() ->> 'resource_id' <> coalesce(p_resource_id, '') THEN
-        PERFORM api_key_internal.refuse('42501', 403, 'This API key belongs to another resource.',
-            'The key is bound to one resource by its resource_id.', 'Use a key of this resource.', 'RESOURCE_MISMATCH');
+        PERFORM api_key_internal.refuse('RESOURCE_MISMATCH');
     ELSIF NOT api_key_internal.allows(v_resource, p_resource_id, true) THEN
         -- Whether it is there is the same to whoever may not read it.
-        PERFORM api_key_internal.refuse('P0002', 404, 'No such resource.',
-            'There is none of this type and id that the caller may read.', 'Check type and id, and whose key it is.', 'NOT_FOUND');
+        PERFORM api_key_internal.refuse('RESOURCE_NOT_FOUND');
     ELSIF p_action <> 'read' AND NOT api_key_internal.allows(v_resource, p_resource_id, false) THEN
-        PERFORM api_key_internal.refuse('42501', 403, 'Not allowed for this resource.',
-            'The caller may read it, but is neither its owner nor an admin of its tenant.',
-            'Use a key of its owner, or one with the scope admin.', 'NOT_ALLOWED');
+        PERFORM api_key_internal.refuse('RESOURCE_NOT_ALLOWED');
     END IF;
 END
 $$;

@@ -20,7 +20,7 @@ use super::settings;
 use super::verify::{self, ProvenKey, Question};
 use crate::core::claims::Claims;
 use crate::core::headers::Headers;
-use crate::core::refusal::Refusal;
+use crate::core::refusal::{Kind, Refusal};
 use crate::core::subject::Subject;
 use crate::core::verdict::Code;
 
@@ -88,7 +88,7 @@ fn check_place() -> Result<(), Refusal> {
     if setting(c"request.method").is_empty() {
         Error::NotHere.raise();
     }
-    Err(Refusal::not_here())
+    Err(Kind::RESTRICTED.into())
 }
 
 /// The role of a key, and what `verify_api_key` says of it: a jsonb without its length.
@@ -113,7 +113,7 @@ fn role(key: &ProvenKey) -> Result<String, Refusal> {
         None => Ok(settings::authenticated_role()),
         Some(role) => Some(String::from_utf8_lossy(role).into_owned())
             .filter(|role| is_key_role(role))
-            .ok_or_else(Refusal::role_not_allowed),
+            .ok_or_else(|| Kind::ROLE_NOT_ALLOWED.into()),
     }
 }
 
@@ -124,7 +124,7 @@ fn is_key_role(role: &str) -> bool {
 }
 
 /// A setting of PostgREST's; empty if it is not set.
-fn setting(name: &CStr) -> String {
+pub fn setting(name: &CStr) -> String {
     // SAFETY: the names and values are C strings; PostgreSQL converts them from the encoding of the
     // database, into a copy if need be, and the result is copied at once.
     unsafe {
@@ -169,7 +169,8 @@ struct Requester {
     user_id: Option<Uuid>,
     tenant_id: Option<Uuid>,
     tier: Option<String>,
-    scopes: Vec<String>,
+    /// None only for a token without the claim.
+    scopes: Option<Vec<String>>,
 }
 
 impl Requester {
@@ -179,21 +180,23 @@ impl Requester {
         self.user_id = key.row.uuid(Column::UserId);
         self.tenant_id = key.row.uuid(Column::TenantId);
         self.tier = key.row.text(Column::Tier).map(text);
-        self.scopes = verify::scopes(&key.row).into_iter().flatten().map(text).collect();
+        self.scopes = Some(verify::scopes(&key.row).into_iter().flatten().map(text).collect());
     }
 
     /// What PostgREST has read from the token of the request.
     fn read_claims(&mut self) {
-        let claims = Claims::read(&setting(c"request.jwt.claims"));
-        self.user_id = claims.user_id;
-        self.tenant_id = claims.tenant_id;
-        self.tier = claims.tier;
-        self.scopes = claims.scopes;
+        // A claim that cannot be read gives nobody an identity; commands refuse it.
+        let Ok(claims) = Claims::read(&setting(c"request.jwt.claims")) else { return };
+        self.user_id = claims.user_id.value();
+        self.tenant_id = claims.tenant_id.value();
+        self.tier = claims.tier.value();
+        self.scopes = claims.scopes.value();
     }
 
     /// What policies written for tokens read.
     fn claims(&self, role: &str) -> String {
-        let mut claims = serde_json::json!({ "role": role, "scopes": self.scopes });
+        let scopes = self.scopes.as_deref().unwrap_or_default();
+        let mut claims = serde_json::json!({ "role": role, "scopes": scopes });
         let optional = [
             ("sub", self.user_id.map(|id| id.to_string())),
             ("tenant_id", self.tenant_id.map(|id| id.to_string())),
@@ -214,6 +217,7 @@ impl Requester {
             user_id: self.user_id,
             tenant_id: self.tenant_id,
             scopes: self.scopes,
+            tier: self.tier,
             api_key,
         }
     }

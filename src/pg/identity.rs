@@ -31,10 +31,19 @@ pub struct Identity {
     pub user_id: Option<Uuid>,
     /// Its tenant.
     pub tenant_id: Option<Uuid>,
-    /// What it may do.
-    pub scopes: Vec<String>,
+    /// Its scopes; none for a token that claims none.
+    pub scopes: Option<Vec<String>>,
+    /// Its tier.
+    pub tier: Option<String>,
     /// What `verify_api_key` has answered: a jsonb without its length.
     pub api_key: Option<Vec<u8>>,
+}
+
+impl Identity {
+    /// Its scopes.
+    pub fn scopes(&self) -> &[String] {
+        self.scopes.as_deref().unwrap_or_default()
+    }
 }
 
 thread_local! {
@@ -156,7 +165,7 @@ unsafe fn tenant_id(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
 }
 
 unsafe fn scopes(_: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
-    current(|identity| identity.scopes.clone().into_datum())
+    current(|identity| identity.scopes().to_vec().into_datum())
 }
 
 /// `has_scope(p_scope text)`: false without an identity, and for NULL.
@@ -165,7 +174,7 @@ unsafe fn is_granted(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> 
     let required = unsafe { argument(fcinfo, 0).map(|datum| array::text_bytes(datum)) };
     let granted = required.and_then(|required| {
         current(|identity| {
-            Some(scope::grants(identity.scopes.iter().map(String::as_bytes), required))
+            Some(scope::grants(identity.scopes().iter().map(String::as_bytes), required))
         })
     });
     Some(pg_sys::Datum::from(granted == Some(true)))

@@ -5,18 +5,30 @@ use pgrx::prelude::*;
 use rand::rngs::SysRng;
 use uuid::Uuid;
 
-use super::error::{Error, OrRaise};
+use super::array;
+use super::call::{argument, sql_function};
+use super::error::OrRaise;
 use super::foreign;
 use super::hash_slots::HashSlot;
+use super::jsonb;
 use super::memory::{self, WorkArea};
 use super::settings;
-use crate::core::key::PresentedKey;
+use crate::core::verdict::Validity;
 use crate::core::{hash, hash::HashError, key, scope};
+
+sql_function!(mint, pg_finfo_mint, minted);
+sql_function!(key_status, pg_finfo_key_status, status);
 
 /// A key as it may be shown.
 #[pg_extern(sql = false, immutable, parallel_safe)]
 fn mask(prefix: &str, key_id: pgrx::Uuid) -> String {
     key::mask(prefix, Uuid::from_bytes(*key_id.as_bytes()))
+}
+
+/// Whether a text is the prefix of a key.
+#[pg_extern(sql = false, immutable, parallel_safe)]
+fn is_key_prefix(prefix: &str) -> bool {
+    key::is_prefix(prefix.as_bytes())
 }
 
 /// Whether the granted scopes grant the required one.
@@ -25,23 +37,43 @@ fn grants(granted: Vec<Option<String>>, required: &str) -> bool {
     scope::grants(granted.iter().flatten().map(String::as_bytes), required.as_bytes())
 }
 
-/// The text of a key with a secret of its own.
-#[pg_extern(sql = false)]
-fn make_key(prefix: &str, key_id: pgrx::Uuid) -> String {
+/// `mint(p_prefix text, p_key_id uuid)`: the text of a key with a new secret, and the hash under which
+/// that is stored; NULL if there is no room to hash.
+unsafe fn minted(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
+    // SAFETY: sql/21_issue.sql declares two arguments of these types, and the function STRICT.
+    let (prefix, key_id) = unsafe {
+        let key_id = argument(fcinfo, 1).and_then(|id| pgrx::Uuid::from_datum(id, false))?;
+        (argument(fcinfo, 0).map(|datum| array::text_bytes(datum))?, key_id)
+    };
+    let prefix = std::str::from_utf8(prefix).unwrap_or_default();
     let secret = key::generate_secret(&mut operating_system_rng());
+    let hash = memory::with(|state| {
+        let _slot = HashSlot::for_command(state)?;
+        Some(hash_secret(secret.expose().as_bytes()).or_raise())
+    })?;
     let text = key::format(prefix, Uuid::from_bytes(*key_id.as_bytes()), &secret);
-    text.expose().to_owned()
+    Some(jsonb::object(&mut [
+        ("api_key", text.expose().as_bytes().into()),
+        ("secret_hash", hash.as_bytes().into()),
+    ]))
 }
 
-/// The hash under which the secret of a key is stored; NULL if there is no room to hash.
-#[pg_extern(sql = false)]
-fn hash_key(api_key: &str) -> Option<String> {
-    let key =
-        PresentedKey::parse(api_key.as_bytes()).unwrap_or_else(|_malformed| Error::NotAKey.raise());
-    memory::with(|state| {
-        let _slot = HashSlot::for_command(state)?;
-        Some(hash_secret(key.secret).or_raise())
-    })
+/// `key_status(p_revoked_at timestamptz, p_enabled boolean, p_not_before timestamptz, p_expires_at
+/// timestamptz)`: the state at this moment.
+unsafe fn status(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
+    // SAFETY: sql/20_keys.sql declares four arguments of these types, all passed by value; reads the
+    // clock.
+    let (validity, now) = unsafe {
+        let time = |number| argument(fcinfo, number).map(|time| time.value().cast_signed() as i64);
+        let validity = Validity {
+            revoked: argument(fcinfo, 0).is_some(),
+            enabled: argument(fcinfo, 1).is_some_and(|enabled| enabled.value() != 0),
+            not_before: time(2),
+            expires_at: time(3),
+        };
+        (validity, pg_sys::GetCurrentTimestamp())
+    };
+    validity.status(now).as_str().into_datum()
 }
 
 /// Ends a hash, and what it is for, if the query was cancelled.

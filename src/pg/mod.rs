@@ -2,9 +2,12 @@
 //!
 //! It translates and holds no decisions. The only unsafe code of the extension is here.
 
-// `#[pg_extern(sql = false)]`: the SQL surface is written in sql/, which declares each function.
+// `#[pg_extern(sql = false)]`: the SQL surface is written in sql/, which declares each function. The
+// Makefile joins those files, in the order of their names, to the script of CREATE EXTENSION.
+mod admission;
 mod array;
 mod call;
+mod caller;
 mod command;
 mod error;
 mod failures;
@@ -36,32 +39,6 @@ mod verify;
 use pgrx::prelude::*;
 
 pgrx::pg_module_magic!();
-
-extension_sql_file!("../../sql/00_schemas.sql", name = "schemas", bootstrap);
-extension_sql_file!("../../sql/05_caller.sql", name = "caller", requires = ["schemas"]);
-extension_sql_file!("../../sql/06_id.sql", name = "id", requires = ["caller"]);
-extension_sql_file!("../../sql/10_audit.sql", name = "audit", requires = ["id"]);
-extension_sql_file!("../../sql/15_tiers.sql", name = "tiers", requires = ["audit"]);
-extension_sql_file!("../../sql/16_scopes.sql", name = "scopes", requires = ["tiers"]);
-extension_sql_file!("../../sql/19_usage.sql", name = "usage", requires = ["scopes"]);
-extension_sql_file!("../../sql/20_keys.sql", name = "keys", requires = ["usage"]);
-extension_sql_file!("../../sql/25_verify.sql", name = "verify", requires = ["keys"]);
-extension_sql_file!("../../sql/26_flush.sql", name = "flush", requires = ["verify"]);
-extension_sql_file!("../../sql/27_stats.sql", name = "stats", requires = ["flush"]);
-extension_sql_file!("../../sql/30_legacy.sql", name = "legacy", requires = ["stats"]);
-extension_sql_file!("../../sql/35_compat.sql", name = "compat", requires = ["legacy"]);
-extension_sql_file!("../../sql/40_gate.sql", name = "gate", requires = ["compat"]);
-extension_sql_file!("../../sql/45_rate_limits.sql", name = "rate_limits", requires = ["gate"]);
-extension_sql_file!(
-    "../../sql/48_row_security.sql",
-    name = "row_security",
-    requires = ["rate_limits"]
-);
-extension_sql_file!("../../sql/50_tenants.sql", name = "tenants", requires = ["row_security"]);
-extension_sql_file!("../../sql/55_resources.sql", name = "resources", requires = ["tenants"]);
-extension_sql_file!("../../sql/57_references.sql", name = "references", requires = ["resources"]);
-extension_sql_file!("../../sql/58_protection.sql", name = "protection", requires = ["references"]);
-extension_sql_file!("../../sql/90_postgrest.sql", name = "postgrest", finalize);
 
 /// Called by PostgreSQL when it loads the library.
 #[allow(non_snake_case)]

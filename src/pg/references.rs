@@ -261,7 +261,7 @@ fn identity_values() -> [Option<pg_sys::Datum>; 4] {
         identity::current(|identity| identity.user_id).and_then(uuid),
         identity::current(|identity| identity.api_key.as_deref().and_then(IntoDatum::into_datum)),
         identity::current(|identity| {
-            scope::grants(identity.scopes.iter().map(String::as_bytes), b"admin").into_datum()
+            scope::grants(identity.scopes().iter().map(String::as_bytes), b"admin").into_datum()
         }),
     ]
 }

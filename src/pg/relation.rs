@@ -411,7 +411,15 @@ impl<C: Columns> Scan<C> {
             };
             let index = pg_sys::index_open(*index, pg_sys::AccessShareLock.cast_signed());
             let snapshot = pg_sys::GetActiveSnapshot();
-            let scan = pg_sys::index_beginscan(table, index, snapshot, conditions, 0);
+            let scan = pg_sys::index_beginscan(
+                table,
+                index,
+                snapshot,
+                #[cfg(feature = "pg18")]
+                std::ptr::null_mut(),
+                conditions,
+                0,
+            );
             Self { table, layout, way: Way::Index(scan), columns: PhantomData }
         }
     }

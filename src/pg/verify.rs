@@ -17,7 +17,7 @@ use super::raw::inet;
 use super::rows::{Column, Row};
 use super::{failures, legacy, scan, upgrades, usage};
 use crate::core::handle::Handle;
-use crate::core::verdict::{Code, KeyState, Request, decide};
+use crate::core::verdict::{Code, KeyState, Request, Validity, decide};
 use crate::core::{self, key::PresentedKey};
 
 sql_function!(verify_api_key, pg_finfo_verify_api_key, verify);
@@ -288,10 +288,12 @@ fn verdict(row: &Row, question: &Question<'_>, now: i64) -> Code {
     };
     decide(
         KeyState {
-            revoked: row.datum(Column::RevokedAt).is_some(),
-            enabled: row.datum(Column::Enabled).is_some_and(|enabled| enabled.value() != 0),
-            not_before: row.timestamp(Column::NotBefore),
-            expires_at: row.timestamp(Column::ExpiresAt),
+            validity: Validity {
+                revoked: row.datum(Column::RevokedAt).is_some(),
+                enabled: row.datum(Column::Enabled).is_some_and(|enabled| enabled.value() != 0),
+                not_before: row.timestamp(Column::NotBefore),
+                expires_at: row.timestamp(Column::ExpiresAt),
+            },
             resource_id: row.text(Column::ResourceId),
             scopes: &granted,
         },

@@ -283,8 +283,10 @@ describe('identity', () => {
     await owner.query(`CREATE TABLE app.many AS SELECT g AS id, CASE g % 3 WHEN 0 THEN '${ada.key_id}'::uuid ELSE '${bob.key_id}' END AS key_id
         FROM generate_series(1, 30000) AS g; ANALYZE app.many; ALTER TABLE app.many ENABLE ROW LEVEL SECURITY; GRANT SELECT ON app.many TO authenticated;
       CREATE POLICY readers ON app.many USING (key_id = api_key.current_key_id() AND api_key.has_scope('articles:read'))`)
+    const version = Number(await value(owner, 'SHOW server_version_num'))
+    const force = version >= 160000 ? 'debug_parallel_query' : 'force_parallel_mode'
     for (const forced of ['off', 'on', 'regress']) {
-      await client.query(`SET force_parallel_mode = ${forced}; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+      await client.query(`SET ${force} = ${forced}; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
         SET max_parallel_workers_per_gather = 2`)
       for (const [key, count] of [[ada, '10000'], [bob, '20000']]) {
         await client.query(`BEGIN; ${act(key.api_key)}`)

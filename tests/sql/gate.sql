@@ -38,7 +38,7 @@ SELECT current_setting('request.headers') AS headers;
 RESET ROLE;
 SELECT pg_temp.who();
 COMMIT;
-SELECT pg_temp.who(), current_user, coalesce(current_setting('request.jwt.claims', true), '') AS claims, current_setting('request.headers', true) AS headers;
+SELECT pg_temp.who(), current_user = session_user AS as_before, coalesce(current_setting('request.jwt.claims', true), '') AS claims, current_setting('request.headers', true) AS headers;
 
 -- Scopes: itself, a wildcard of its resource, and what admin grants.
 CREATE TEMP TABLE asked AS SELECT * FROM (VALUES (1, 'articles:read'), (2, 'articles:write'), (3, 'articles:*'), (4, 'users:read'),
@@ -118,7 +118,7 @@ SAVEPOINT one;
 SET LOCAL request.headers = :'of_ada';
 SELECT api_key.admit_request(), pg_temp.who();
 ROLLBACK TO one;
-SELECT pg_temp.who(), current_user;
+SELECT pg_temp.who(), current_user = session_user AS as_before;
 SET LOCAL request.headers = :'of_ada';
 SELECT api_key.admit_request(), pg_temp.who();
 RELEASE one;

@@ -285,7 +285,8 @@ export class Generator {
   }
 
   #setting() {
-    if (this.chance(0.5)) return this.pick(['SET force_parallel_mode = on', 'RESET force_parallel_mode',
+    if (this.chance(0.5)) return this.pick(['SET force_parallel_mode = on', 'SET debug_parallel_query = on',
+      'RESET force_parallel_mode', 'RESET debug_parallel_query',
       'SET enable_indexscan = off', 'SET enable_seqscan = off', "SET search_path = ''", 'SET search_path = fuzz, pg_temp',
       'SET row_security = off', "SET DateStyle = 'German'", "SET IntervalStyle = 'iso_8601'", "SET TimeZone = 'Asia/Kathmandu'",
       "SET client_encoding = 'LATIN1'", "SET client_encoding = 'UTF8'", 'SET quote_all_identifiers = on', 'SET jit_above_cost = 0',

@@ -1,3 +1,8 @@
+-- In Rust (src/pg/keys.rs).
+CREATE FUNCTION api_key_internal.grants(p_granted text[], p_required text) RETURNS boolean
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'grants_wrapper';
+COMMENT ON FUNCTION api_key_internal.grants IS 'Whether the granted scopes grant the required one.';
+
 CREATE TABLE api_key_internal.scopes (
     name text PRIMARY KEY,
     description text
@@ -21,9 +26,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF api_key_internal.is_scope(p_name) IS NOT TRUE THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_name',
-            DETAIL = 'It is not a scope.',
-            HINT = 'Pass resource:action or resource:*, such as articles:read.';
+        PERFORM api_key_internal.refuse_argument('p_name', 'It is not a scope.',
+            'Pass resource:action or resource:*, such as articles:read.');
     END IF;
     INSERT INTO api_key_internal.scopes AS s (name, description) VALUES (p_name, p_description)
     ON CONFLICT (name) DO UPDATE SET description = excluded.description;
@@ -68,15 +72,13 @@ DECLARE
     v_registered boolean;
 BEGIN
     IF cardinality(p_scopes) > 256 THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid scopes',
-            DETAIL = 'There are more than 256.',
-            HINT = 'Use resource:* for all actions of a resource.';
+        PERFORM api_key_internal.refuse_argument('scopes', 'There are more than 256.',
+            'Use resource:* for all actions of a resource.');
     ELSIF array_ndims(p_scopes) > 1 OR EXISTS (
         SELECT FROM unnest(p_scopes) AS s WHERE api_key_internal.is_scope(s) IS NOT TRUE)
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid scopes',
-            DETAIL = 'One of them is not a scope.',
-            HINT = 'Pass scopes of the form resource:action or resource:*, such as articles:read.';
+        PERFORM api_key_internal.refuse_argument('scopes', 'One of them is not a scope.',
+            'Pass scopes of the form resource:action or resource:*, such as articles:read.');
     END IF;
     SELECT coalesce(array_agg(scope ORDER BY first), '{}') INTO v_scopes
     FROM (SELECT scope, min(n) AS first
@@ -91,9 +93,8 @@ BEGIN
               WHERE s.name = given
                  OR given LIKE '%:*' AND starts_with(s.name, left(given, -1))))
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid scopes',
-            DETAIL = 'One of them is not registered.',
-            HINT = 'Register it with define_scope, or leave it out.';
+        PERFORM api_key_internal.refuse_argument('scopes', 'One of them is not registered.',
+            'Register it with define_scope, or leave it out.');
     END IF;
 
     PERFORM api_key_internal.check_grantable(v_scopes, p_caller);
