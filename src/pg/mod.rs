@@ -4,7 +4,6 @@
 
 // `#[pg_extern(sql = false)]`: the SQL surface is written in sql/, which declares each function. The
 // Makefile joins those files, in the order of their names, to the script of CREATE EXTENSION.
-mod admission;
 mod array;
 mod call;
 mod caller;
