@@ -5,7 +5,6 @@
 // `#[pg_extern(sql = false)]`: the SQL surface is written in sql/, which declares each function. The
 // Makefile joins those files, in the order of their names, to the script of CREATE EXTENSION.
 // A text that callers choose comes as bytes: in a database that is not UTF-8 it need be no `str`.
-mod admission;
 mod array;
 mod call;
 mod caller;
