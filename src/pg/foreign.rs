@@ -27,7 +27,7 @@ use super::raw::call::{Call, sql_function};
 use super::raw::catalog;
 use super::raw::context::{self, Restricted};
 use super::raw::spi::{self, Mode, Plan, Session};
-use super::raw::types::{Jsonb, ObjectId, Oid, Regclass, Str, Void, oid};
+use super::raw::types::{Jsonb, ObjectId, Oid, Regclass, Text, Void, oid};
 
 pub use super::raw::context::Policies;
 
@@ -94,7 +94,7 @@ pub fn check_relation(plan: &Plan<'_>, relation: Oid, alone: bool) {
 
 sql_function! {
     /// Runs one command as the owner of a table.
-    fn run_restricted(owner: ObjectId, command: Str) -> Void {
+    fn run_restricted(owner: ObjectId, command: Text) -> Void {
         let Ok(command) = CString::new(command) else { return };
         spi::session(|session| {
             let _owner = AsOwner::enter(owner, Policies::Applied);

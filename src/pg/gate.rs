@@ -12,7 +12,7 @@ use super::limits::{Limit, Per};
 use super::raw::call::sql_function;
 use super::raw::inet::Inet;
 use super::raw::options::{get as setting, set};
-use super::raw::types::{Bool, Jsonb, Str};
+use super::raw::types::{Bool, Jsonb, Text};
 use super::rows::Keys;
 use super::settings;
 use super::verify::{self, ProvenKey, Question};
@@ -37,8 +37,8 @@ sql_function! {
     }
 
     /// Whether keys may be given this role.
-    fn is_key_role(role: Str) -> Bool {
-        settings::key_roles().iter().any(|allowed| allowed == role)
+    fn is_key_role(role: Text) -> Bool {
+        settings::key_roles().iter().any(|allowed| allowed.as_bytes() == role)
     }
 }
 
@@ -117,7 +117,7 @@ fn role(key: &ProvenKey) -> Result<String, Refusal> {
     match key.row.get(Keys::ROLE) {
         None => Ok(settings::authenticated_role()),
         Some(role) => Some(String::from_utf8_lossy(role).into_owned())
-            .filter(|role| is_key_role(role))
+            .filter(|role| is_key_role(role.as_bytes()))
             .ok_or_else(|| Kind::ROLE_NOT_ALLOWED.into()),
     }
 }

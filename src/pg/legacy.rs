@@ -9,7 +9,7 @@ use super::keys::{checkpoint, hash_secret, operating_system_rng};
 use super::memory::{self, Counter, State, WorkArea, text_handle};
 use super::raw::call::sql_function;
 use super::raw::server;
-use super::raw::types::{Bool, JsonValue, Str};
+use super::raw::types::{Bool, JsonValue, Str, Text};
 use super::root_key::RootKey;
 use super::rows::{self, Keys, Row};
 use super::scan;
@@ -87,27 +87,27 @@ pub fn found(state: &State, handle: Handle, key_id: Uuid) {
 sql_function! {
     /// What is to be stored of a hash from elsewhere: `{scheme, stored, handle, imported}`, or NULL if it is
     /// not a hash of the scheme. `scheme` NULL has it told by its form.
-    fn legacy_credential(hash: Option<Str>, scheme: Option<Str>) -> Option<JsonValue> {
+    fn legacy_credential(hash: Option<Text>, scheme: Option<Text>) -> Option<JsonValue> {
         let hash = hash?;
         let scheme = match scheme {
-            Some(name) => Scheme::from_name(name)?,
-            None => legacy::detect(hash)?,
+            Some(name) => Scheme::from_name(str::from_utf8(name).ok()?)?,
+            None => legacy::detect(str::from_utf8(hash).ok()?)?,
         };
         let root_key = RootKey::load(false).or_raise();
         let (stored, handle) = if scheme == Scheme::Plaintext {
             // A text in our own form would be looked up as ours, and never found.
-            let ours = PresentedKey::parse(hash.as_bytes()).is_ok();
+            let ours = PresentedKey::parse(hash).is_ok();
             if hash.is_empty() || hash.len() > legacy::MAX_TEXT || ours {
                 return None;
             }
             // An import is not given up in the middle because others hash too.
             let stored = memory::with(|state| {
                 let _slot = HashSlot::for_job(state);
-                hash_secret(hash.as_bytes()).or_raise()
+                hash_secret(hash).or_raise()
             });
-            (stored, Some(root_key.of_text(hash.as_bytes())))
+            (stored, Some(root_key.of_text(hash)))
         } else {
-            let imported = import(scheme, hash)?;
+            let imported = import(scheme, str::from_utf8(hash).ok()?)?;
             let handle = imported.digest.map(|digest| root_key.of_digest(scheme, &digest));
             (imported.stored, handle)
         };
@@ -149,15 +149,18 @@ sql_function! {
 sql_function! {
     /// Whether a text is the one that a hash from elsewhere was made of. It costs no more than verifying
     /// an imported key does: the bounds of what is imported, and room among the hashes at a time.
-    fn matches_hash(text: Str, hash: Str) -> Bool {
-        let imported = legacy::detect(hash).and_then(|scheme| import(scheme, hash));
+    fn matches_hash(text: Text, hash: Text) -> Bool {
+        // Hashes are ASCII.
+        let imported = str::from_utf8(hash)
+            .ok()
+            .and_then(|hash| legacy::detect(hash).and_then(|scheme| import(scheme, hash)));
         let Some(imported) = imported.filter(|_| text.len() <= legacy::MAX_TEXT) else {
             return false;
         };
         memory::with(|state| {
             let _slot = HashSlot::for_check(state).unwrap_or_else(|| Error::NoRoom.raise());
             state.count(Counter::HashesRun);
-            legacy::verify(text.as_bytes(), &imported.stored, WorkArea::new, checkpoint)
+            legacy::verify(text, &imported.stored, WorkArea::new, checkpoint)
                 .unwrap_or(false)
         })
     }

@@ -167,8 +167,8 @@ impl Limit {
         })
     }
 
-    /// As [`Self::take`], for a subject that the caller says it is: whoever runs SQL can say that it is
-    /// many, so it gets no place among those of keys.
+    /// As [`Self::take`], for a subject that the caller merely claims to be. A caller that runs SQL can
+    /// claim any number of subjects, so they take no places from keys.
     pub fn take_claimed(&self, subject: Subject) -> (Standing<'_>, Result<Subject, i64>) {
         let (standing, taken) = self.check(subject, 1);
         (standing, taken.map(|()| subject))

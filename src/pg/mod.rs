@@ -3,7 +3,8 @@
 //! It translates and holds no decisions. Unsafe code is in two rooms: `raw` and `memory`.
 
 // The SQL surface is written in sql/, which declares each function. The Makefile joins those files, in
-// the order of their names, to the script of CREATE EXTENSION.
+// the order of their names, to the script of CREATE EXTENSION. A text that callers choose is declared as
+// `Text`, its bytes: in a database that is not UTF-8 it need be no `str`.
 mod caller;
 mod command;
 mod error;

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use super::foreign::{self, AsOwner, Policies};
 use super::raw::call::sql_function;
 use super::raw::spi::{self, Mode, Plan};
-use super::raw::types::{Bool, ObjectId, Oid, Str, oid};
+use super::raw::types::{Bool, ObjectId, Oid, Text, oid};
 use super::raw::value::Value;
 
 sql_function! {
@@ -19,10 +19,10 @@ sql_function! {
     fn holds_for(
         table: ObjectId,
         owner: ObjectId,
-        find: Str,
-        id: Str,
+        find: Text,
+        id: Text,
         role: ObjectId,
-        rule: Str,
+        rule: Text,
     ) -> Bool {
         let (Ok(find), Ok(rule)) = (CString::new(find), CString::new(rule)) else { return false };
         let role = if foreign::may_lend(role) { role } else { owner };
@@ -30,7 +30,7 @@ sql_function! {
             // Policies are put into a query when it is prepared; what it runs is to be held by them.
             let find = {
                 let _owner = AsOwner::enter(owner, Policies::NotForced);
-                let find = session.prepare(&find, &[oid::<Str>()]);
+                let find = session.prepare(&find, &[oid::<Text>()]);
                 if table != Oid::INVALID {
                     foreign::check_relation(&find, table, true);
                 }
@@ -38,7 +38,7 @@ sql_function! {
             };
             let rows = {
                 let _owner = AsOwner::enter(owner, Policies::Applied);
-                only_value(&find, session.value::<Str>(id.to_owned()))
+                only_value(&find, session.value::<Text>(id.to_vec()))
             };
             let answer = rows.and_then(|rows| {
                 let _role = AsOwner::enter(role, Policies::Applied);

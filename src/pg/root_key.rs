@@ -174,9 +174,6 @@ fn make_file(path: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
 const COMMAND_TIME: Duration = Duration::from_secs(10);
 /// How long a command that failed is not run again, in microseconds.
 const PAUSE: i64 = 10_000_000;
-/// A command that is interrupted after this has failed: whoever asks with a shorter
-/// `statement_timeout` than it takes must not have it run each time.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The command of the root key, and how it fares for all backends: anybody can ask about a text, so
 /// a command that fails is not run for each.
@@ -184,12 +181,16 @@ const PATIENCE: Duration = Duration::from_secs(1);
 struct Command<'a>(&'a CommandStatus);
 
 /// What is wrong with a command.
-const REASONS: [&str; 4] = [
+const REASONS: [&str; 5] = [
     "The command took too long, and was ended.",
     "The command cannot be run.",
     "The command failed.",
     NOT_A_KEY,
+    "The command takes longer than statement_timeout allows here.",
 ];
+/// The place of the last one. A session that gives up says nothing to those that wait longer: only
+/// sessions that would give up as soon do not run the command again.
+const INTERRUPTED: usize = 4;
 
 impl Command<'_> {
     /// Runs the command, in one session at a time.
@@ -223,9 +224,18 @@ impl Command<'_> {
         let paused = failed_at != 0
             && server::monotonic_now() - failed_at < PAUSE
             && self.0.source.load(Ordering::Relaxed) == table::hash(source);
-        let reason = REASONS.get(self.0.reason.load(Ordering::Relaxed));
-        reason.filter(|_| paused).map_or(Ok(()), |reason| Err(Error::RootKey(reason)))
+        let reason = self.0.reason.load(Ordering::Relaxed);
+        let concerns = reason != INTERRUPTED || is_too_short(self.0.lasted.load(Ordering::Relaxed));
+        let reason = REASONS.get(reason).filter(|_| paused && concerns);
+        reason.map_or(Ok(()), |reason| Err(Error::RootKey(reason)))
     }
+}
+
+/// Whether `statement_timeout` would interrupt a command that has run for so long, in microseconds. The
+/// statement began a little before the command did.
+fn is_too_short(lasted: i64) -> bool {
+    let timeout = i64::from(server::statement_timeout()) * 1000;
+    timeout != 0 && timeout <= lasted + lasted / 8 + 50_000
 }
 
 /// A run of the command, whose outcome is noted when it is dropped.
@@ -239,13 +249,17 @@ struct Run<'a> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        let interrupted = || (self.begun.elapsed() >= PATIENCE).then_some(0);
-        let Some(reason) = self.outcome.unwrap_or_else(interrupted) else {
-            // Neither does an interrupt at once tell that it works.
-            if self.outcome.is_some() {
+        let reason = match self.outcome {
+            Some(None) => {
                 self.of.failed_at.store(0, Ordering::Release);
+                return;
             }
-            return;
+            Some(Some(reason)) => reason,
+            None => {
+                let lasted = i64::try_from(self.begun.elapsed().as_micros()).unwrap_or(i64::MAX);
+                self.of.lasted.store(lasted, Ordering::Relaxed);
+                INTERRUPTED
+            }
         };
         self.of.reason.store(reason, Ordering::Relaxed);
         self.of.source.store(table::hash(self.source), Ordering::Relaxed);

@@ -113,7 +113,7 @@ impl<'a> Scan<'a> {
         self.state.scans.with(&self.text, |table| table.find(&self.text))
     }
 
-    /// HashSlot for one hash.
+    /// Waits for a slot, for one hash.
     fn wait(&self) -> Result<HashSlot<'a>, Code> {
         let left = settings::legacy_scan_time().saturating_sub(self.begun.elapsed());
         // Who comes back has waited before.

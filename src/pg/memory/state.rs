@@ -150,6 +150,8 @@ pub struct CommandStatus {
     pub source: AtomicU64,
     /// The number of the reason why it failed.
     pub reason: AtomicUsize,
+    /// How long it had run when it was interrupted, in microseconds.
+    pub lasted: AtomicI64,
 }
 
 /// A key of the current database.

@@ -96,6 +96,12 @@ pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
 
+/// `statement_timeout` in milliseconds; 0 if there is none.
+pub fn statement_timeout() -> i32 {
+    // SAFETY: reads a setting.
+    unsafe { pg_sys::StatementTimeout }
+}
+
 /// The most processes that the server runs at a time.
 pub fn max_backends() -> usize {
     // SAFETY: set before libraries are asked for the shared memory that they need.
