@@ -90,13 +90,13 @@ describe('a key that is remembered', () => {
 
   it('ends at its time, and so does the grace of a rotation', async () => {
     const passed = (time) => until('the time', () => value(owner, 'SELECT clock_timestamp() >= $1', [time]))
-    const soon = await value(owner, `SELECT (clock_timestamp() + interval '500 ms')::text`)
+    const soon = await value(owner, `SELECT (clock_timestamp() + interval '2 seconds')::text`)
     const { api_key: key } = await remembered({ p_expires_at: soon })
     await passed(soon)
     assert.equal(await codeOf(other, key, IP), 'EXPIRED')
 
     const old = await remembered()
-    const rotated = await call(owner, 'rotate_api_key', { p_key_id: old.key_id, p_grace: '500 ms' })
+    const rotated = await call(owner, 'rotate_api_key', { p_key_id: old.key_id, p_grace: '2 seconds' })
     assert.equal((await call(other, 'verify_api_key', { p_api_key: old.api_key })).grace_expires_at !== null, true)
     await passed(rotated.grace_expires_at)
     assert.equal(await codeOf(other, old.api_key, IP), 'NOT_FOUND')

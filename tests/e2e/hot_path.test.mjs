@@ -183,9 +183,9 @@ describe('room to hash', () => {
     const grown = await growth(admin, () => whileHashing(async () => {
       for (const timeout of [0, 50]) {
         await crowd[1].query(`SET api_key.hash_queue_timeout = ${timeout}`)
-        const asked = Date.now()
+        const asked = performance.now()
         assert.equal(await codeOf(crowd[1], cold.api_key), 'OVERLOADED')
-        assert.ok(Date.now() - asked >= timeout - 2) // Either clock may round.
+        assert.ok(performance.now() - asked >= timeout - 2) // The clocks are two.
       }
       assert.equal(await codeOf(crowd[1], known.api_key), 'VALID')
     }))

@@ -78,6 +78,7 @@ describe('kill -9 under load', () => {
         SELECT flushes >= $1 AND clock_timestamp() - last_flush_at > interval '1 second' * $2 FROM api_key.stats`,
       [seen + 2, 0.8 * FLUSH_SECONDS]))
       const pid = await find()
+      const flushed = Date.parse((await stats(admin)).last_flush_at)
       process.kill(pid, 'SIGKILL')
       const killed = Date.now()
       await gone
@@ -89,8 +90,10 @@ describe('kill -9 under load', () => {
 
       await call(admin, 'flush_usage')
       const lost = answered.length - (await written() - before)
-      const interval = answered.filter((time) => time > killed - FLUSH_SECONDS * 1000).length
-      const most = answered.filter((time) => time > killed - FLUSH_SECONDS * 1000 - FLUSH_TAKES_MS).length
+      // A busy machine may be late to begin the flush that was due.
+      const since = Math.min(killed - FLUSH_SECONDS * 1000, flushed)
+      const interval = answered.filter((time) => time > since).length
+      const most = answered.filter((time) => time > since - FLUSH_TAKES_MS).length
       test.diagnostic(`${answered.length} verifies, ${lost} of their counts lost; the last interval had ${interval}`)
       // A use may be counted of which the client never heard.
       assert.ok(lost >= -CLIENTS, `${-lost} more counted than answered`)

@@ -114,15 +114,15 @@ describe('the command of the root key', () => {
   })
 
   it('has not failed for others when a session gives up', async () => {
-    await use(`sleep 2; ${KEY}`)
+    await use(`sleep 6; ${KEY}`)
     const [hasty, other, patient, idle] = await sessions(4)
     for (const client of [hasty, other]) await client.query(`SET statement_timeout = '1200ms'`)
     await assert.rejects(codeOf(hasty, TEXT), { code: '57014' })
     const cancelled = assert.rejects(codeOf(idle, TEXT), { code: '57014' })
     await until('it to run', () => count() === 2)
-    await new Promise((resolve) => setTimeout(resolve, 1200))
-    await admin.query('SELECT pg_cancel_backend($1)', [await value(admin, `SELECT pid FROM pg_stat_activity
-      WHERE query LIKE '%verify_api_key%' AND state = 'active' AND pid <> pg_backend_pid()`)])
+    const waited = () => value(admin, `SELECT pid FROM pg_stat_activity WHERE query LIKE '%verify_api_key%'
+      AND state = 'active' AND pid <> pg_backend_pid() AND clock_timestamp() - query_start > '1300 ms'`)
+    await admin.query('SELECT pg_cancel_backend($1)', [await until('it to wait longer than others would', waited)])
     await cancelled
     // Who would give up as soon has it not run again; who waits has.
     await assert.rejects(codeOf(other, TEXT), (error) => refused(error) && /statement_timeout/.test(error.detail))

@@ -84,7 +84,7 @@ describe('the worker', () => {
     await gone.end()
     await until(`DROP DATABASE ${name}`, () => client.query(`DROP DATABASE ${name}`).then(() => true, ({ code }) => {
       assert.equal(code, '55006') // Our own session may take a moment to leave.
-    }), 2000)
+    }), 10_000)
   }
 
   it('occupies no database that is to be dropped, and forgets it', async () => {

@@ -1,23 +1,17 @@
 -- The audit log: every change, in its transaction, and never a secret or a hash.
-\set VERBOSITY default
-\set SHOW_CONTEXT never
-\pset null (null)
-SET api_key.argon2_memory_kib = 64;
-SET api_key.argon2_iterations = 1;
-SET client_min_messages = error;
-SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_authenticator', p_create_roles => true);
-RESET client_min_messages;
-\set ada '''00000000-0000-4000-8000-0000000000a1'''
-\set tenant '''00000000-0000-4000-8000-0000000000e1'''
+\i tests/preamble.sql
+\i tests/roles.sql
 -- Changes only: the worker adds verifies that were refused, when it flushes.
 CREATE TEMP VIEW changes AS SELECT * FROM api_key.audit_log WHERE event <> 'refused';
 
 -- Each kind of change leaves one row.
 SELECT api_key.define_tier('many');
 SELECT api_key.define_scope('articles:read', 'Read articles');
-SELECT api_key.issue_api_key(p_user_id => :ada, p_name => 'CI', p_tier => 'many', p_tenant_id => :tenant, p_scopes => '{articles:read}') AS issued \gset
+SELECT api_key.issue_api_key(p_user_id => :ada, p_name => 'CI', p_tier => 'many', p_tenant_id => :tenant,
+    p_scopes => '{articles:read}') AS issued \gset
 SELECT :'issued'::jsonb ->> 'api_key' AS key, :'issued'::jsonb ->> 'key_id' AS key_id \gset
-SELECT api_key.update_api_key(:'key_id', '{"name": "CD", "description": "x", "metadata": {"a": 1}}') ->> 'name' AS name;
+SELECT api_key.update_api_key(:'key_id', '{"name": "CD", "description": "x", "metadata": {"a": 1}}') ->>
+    'name' AS name;
 SELECT api_key.rotate_api_key(:'key_id') ->> 'api_key' AS second \gset
 SELECT api_key.revoke_own_api_key(:'key');
 SELECT api_key.revoke_api_key(:'key_id', 'lost');
@@ -27,8 +21,10 @@ SELECT event, key_id = :'key_id' AS of_this_key, user_id = :ada AS of_ada, tenan
 FROM changes ORDER BY audit_id;
 -- What changes nothing leaves nothing.
 SELECT count(*) AS before FROM changes \gset
-SELECT api_key.issue_api_key(p_user_id => :ada, p_tier => 'many', p_request_id => 'r1') ->> 'key_id' AS key_id \gset
-SELECT api_key.issue_api_key(p_user_id => :ada, p_tier => 'many', p_request_id => 'r1') ->> 'replayed' AS replayed;
+SELECT api_key.issue_api_key(p_user_id => :ada, p_tier => 'many',
+    p_request_id => 'r1') ->> 'key_id' AS key_id \gset
+SELECT api_key.issue_api_key(p_user_id => :ada, p_tier => 'many',
+    p_request_id => 'r1') ->> 'replayed' AS replayed;
 SELECT api_key.update_api_key(:'key_id', '{"name": "API Key"}') ->> 'name' AS name;
 SELECT api_key.revoke_api_key(:'key_id');
 SELECT api_key.revoke_api_key(:'key_id');
@@ -44,7 +40,8 @@ ROLLBACK;
 SELECT event FROM changes ORDER BY audit_id DESC LIMIT 1;
 -- Changes of many keys leave a row for each; so do deactivation by a tier and purge.
 TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.audit_log;
-SELECT count(api_key.issue_api_key(p_user_id => :ada, p_name => 'k' || n, p_tenant_id => :tenant)) FROM generate_series(1, 2) AS n;
+SELECT count(api_key.issue_api_key(p_user_id => :ada, p_name => 'k' || n, p_tenant_id => :tenant))
+    FROM generate_series(1, 2) AS n;
 SELECT api_key.revoke_api_keys(:ada, p_reason => 'left');
 SELECT api_key.purge_api_keys('0');
 SELECT event, user_id = :ada AS of_ada, tenant_id = :tenant AS of_tenant,
@@ -66,10 +63,12 @@ SET ROLE regress_anon;
 SELECT api_key.revoke_own_api_key(:'key');
 RESET ROLE;
 SELECT event, actor_role, actor_user_id, user_id FROM changes ORDER BY audit_id;
-SELECT count(*) AS written_lately FROM changes WHERE occurred_at BETWEEN now() - interval '1 minute' AND clock_timestamp();
+SELECT count(*) AS written_lately FROM changes WHERE occurred_at BETWEEN now() - interval '1 minute'
+    AND clock_timestamp();
 
 -- Never a secret or a hash: neither of the texts that were given out, nor of what is stored.
-SELECT count(*) FROM changes WHERE details::text LIKE '%argon2%' OR strpos(details::text, substr(:'key', 31, 32)) > 0
+SELECT count(*) FROM changes WHERE details::text LIKE '%argon2%' OR strpos(details::text, substr(:'key', 31,
+    32)) > 0
     OR details ?| '{api_key,secret_hash,previous_secret_hash}';
 
 -- The service role reads it; nobody changes it.
@@ -91,4 +90,5 @@ SELECT * FROM api_key.audit_log;
 RESET ROLE;
 DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator;
 DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
+    api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;

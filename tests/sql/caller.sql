@@ -1,15 +1,6 @@
 -- Who may do what to whose key, as the claims of the request say.
-\set VERBOSITY default
-\set SHOW_CONTEXT never
-\pset null (null)
-SET api_key.argon2_memory_kib = 64;
-SET api_key.argon2_iterations = 1;
-SET client_min_messages = error;
-SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_authenticator', p_create_roles => true);
-RESET client_min_messages;
-\set ada '''00000000-0000-4000-8000-0000000000a1'''
-\set bob '''00000000-0000-4000-8000-0000000000b1'''
-\set tenant '''00000000-0000-4000-8000-0000000000e1'''
+\i tests/preamble.sql
+\i tests/roles.sql
 \set other_tenant '''00000000-0000-4000-8000-0000000000e2'''
 \set as_ada 'SET request.jwt.claims = ''{"sub": "00000000-0000-4000-8000-0000000000a1"}'';'
 \set as_bob 'SET request.jwt.claims = ''{"sub": "00000000-0000-4000-8000-0000000000b1"}'';'
@@ -111,7 +102,8 @@ END
 $$;
 SELECT claims, pg_temp.refusal(claims)
 FROM (VALUES ('{}'), ('null'), ('[]'), ('"x"'), ('1'), ('{"sub": null}'), ('{"role": "regress_service"}'),
-             ('{"sub": ""}'), ('{"sub": "ada"}'), ('{"sub": 1}'), ('{"sub": {}}'), ('{sub}'), ('{"sub": "\u0000"}'),
+             ('{"sub": ""}'), ('{"sub": "ada"}'), ('{"sub": 1}'), ('{"sub": {}}'), ('{sub}'),
+                 ('{"sub": "\u0000"}'),
              ('{"sub": "00000000-0000-4000-8000-0000000000a1", "tenant_id": "x"}'),
              ('{"sub": "00000000-0000-4000-8000-0000000000a1"}')) AS c (claims);
 SET request.jwt.claims = '{sub}';
@@ -130,9 +122,11 @@ SELECT api_key.verify_api_key(:'bob_key') ->> 'code' AS code;
 SELECT api_key.revoke_own_api_key(:'bob_key') AS revoked;
 
 -- Tenants: a key is of the tenant of the request, and of no other.
-SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "tenant_id": "00000000-0000-4000-8000-0000000000e1"}';
+SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1",
+    "tenant_id": "00000000-0000-4000-8000-0000000000e1"}';
 SELECT api_key.issue_api_key(p_name => 'tenant by default', p_tier => 'free') ->> 'tenant_id' AS tenant_id;
-SELECT api_key.issue_api_key(p_name => 'tenant by name', p_tenant_id => :tenant) ->> 'tenant_id' AS tenant_id;
+SELECT api_key.issue_api_key(p_name => 'tenant by name',
+    p_tenant_id => :tenant) ->> 'tenant_id' AS tenant_id;
 SELECT api_key.issue_api_key(p_tenant_id => :other_tenant);
 \echo :SQLSTATE
 :as_ada
@@ -142,7 +136,8 @@ SELECT api_key.issue_api_key(p_tenant_id => :tenant);
 RESET ROLE;
 SELECT key_id AS in_tenant_id FROM api_key.list_api_keys(:ada) WHERE name = 'tenant by name' \gset
 SET ROLE regress_user;
-SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "tenant_id": "00000000-0000-4000-8000-0000000000e2"}';
+SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1",
+    "tenant_id": "00000000-0000-4000-8000-0000000000e2"}';
 SELECT name FROM api_key.list_api_keys() WHERE tenant_id IS NOT NULL;
 SELECT api_key.update_api_key(:'in_tenant_id', '{"name": "x"}');
 \echo :SQLSTATE
@@ -150,7 +145,8 @@ SELECT api_key.rotate_api_key(:'in_tenant_id');
 SELECT api_key.revoke_api_key(:'in_tenant_id');
 SELECT api_key.delete_api_key(:'in_tenant_id');
 SELECT api_key.revoke_api_keys(:ada) AS revoked;
-SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "tenant_id": "00000000-0000-4000-8000-0000000000e1"}';
+SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1",
+    "tenant_id": "00000000-0000-4000-8000-0000000000e1"}';
 SELECT name, status FROM api_key.list_api_keys(p_tenant_id => :tenant) ORDER BY name;
 
 -- Tiers: a user may choose free and the one of its claims.
@@ -170,7 +166,8 @@ SELECT api_key.issue_api_key(p_tier => 'pro');
 \echo :SQLSTATE
 
 -- Scopes: a user gives what it has, and admin only if it has that.
-SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": ["articles:*", "users:read"]}';
+SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": ["articles:*",
+    "users:read"]}';
 SELECT api_key.issue_api_key(p_scopes => '{users:read,articles:write,articles:*}') ->> 'scopes' AS scopes;
 SELECT api_key.issue_api_key(p_scopes => '{users:write}');
 \echo :SQLSTATE
@@ -185,9 +182,11 @@ SELECT api_key.update_api_key(:'key_id', '{"scopes": ["users:read"]}') ->> 'scop
 -- Nor does it take over a key that may do more than it may: only revoke and delete it.
 RESET ROLE;
 RESET request.jwt.claims;
-SELECT api_key.issue_api_key(:ada, p_tier => 'team', p_scopes => '{users:write}') ->> 'key_id' AS stronger_id \gset
+SELECT api_key.issue_api_key(:ada, p_tier => 'team',
+    p_scopes => '{users:write}') ->> 'key_id' AS stronger_id \gset
 SET ROLE regress_user;
-SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": ["articles:*", "users:read"]}';
+SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": ["articles:*",
+    "users:read"]}';
 SELECT api_key.rotate_api_key(:'stronger_id');
 \echo :SQLSTATE
 SELECT api_key.update_api_key(:'stronger_id', '{"expires_at": null}');
@@ -197,23 +196,28 @@ SELECT api_key.delete_api_key(:'stronger_id');
 -- Of someone else's key it still learns nothing.
 RESET ROLE;
 RESET request.jwt.claims;
-SELECT api_key.issue_api_key(:bob, p_tier => 'team', p_scopes => '{users:write}') ->> 'key_id' AS stronger_id \gset
+SELECT api_key.issue_api_key(:bob, p_tier => 'team',
+    p_scopes => '{users:write}') ->> 'key_id' AS stronger_id \gset
 SET ROLE regress_user;
-SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": ["articles:*", "users:read"]}';
+SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": ["articles:*",
+    "users:read"]}';
 SELECT api_key.rotate_api_key(:'stronger_id');
 \echo :SQLSTATE
 CREATE FUNCTION pg_temp.given(p_claim text, p_scopes text[]) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('request.jwt.claims',
-        '{"sub": "00000000-0000-4000-8000-0000000000a1"' || coalesce(', "scopes": ' || p_claim, '') || '}', true);
+        '{"sub": "00000000-0000-4000-8000-0000000000a1"' || coalesce(', "scopes": ' || p_claim, '') || '}',
+            true);
     RETURN api_key.issue_api_key(p_scopes => p_scopes) ->> 'scopes';
 EXCEPTION WHEN OTHERS THEN
     RETURN SQLSTATE;
 END
 $$;
 -- Without the claim, any but admin.
-SELECT claim, pg_temp.given(claim, '{articles:read}') AS articles_read, pg_temp.given(claim, '{admin}') AS admin
-FROM (VALUES ('["articles:read"]'), ('["admin"]'), ('[]'), ('[null]'), ('["users:read"]'), (NULL)) AS c (claim);
+SELECT claim, pg_temp.given(claim, '{articles:read}') AS articles_read, pg_temp.given(claim,
+    '{admin}') AS admin
+FROM (VALUES ('["articles:read"]'), ('["admin"]'), ('[]'), ('[null]'), ('["users:read"]'),
+    (NULL)) AS c (claim);
 -- A claim that is no list of scopes is not taken for none at all.
 SELECT claim, pg_temp.given(claim, '{articles:read}') NOT LIKE '[%' AS refused
 FROM (VALUES ('"users:read"'), ('{"users": "read"}'), ('1')) AS c (claim);
@@ -235,8 +239,10 @@ SELECT api_key.issue_api_key(p_request_id => 'r1') ? 'replayed' AS replayed;
 -- The service role acts for all, with and without claims.
 SELECT count(*) FROM api_key.list_api_keys();
 SELECT count(*) FROM api_key.list_api_keys(:ada);
-SELECT api_key.issue_api_key(:bob, p_tier => 'team', p_tenant_id => :tenant, p_scopes => '{admin}') ->> 'tenant_id' AS tenant_id;
-SELECT api_key.update_api_key(:'ada_id', '{"name": "by service", "tier": "pro", "scopes": ["admin"]}') ->> 'name' AS name;
+SELECT api_key.issue_api_key(:bob, p_tier => 'team', p_tenant_id => :tenant,
+    p_scopes => '{admin}') ->> 'tenant_id' AS tenant_id;
+SELECT api_key.update_api_key(:'ada_id', '{"name": "by service", "tier": "pro", "scopes": ["admin"]}') ->>
+    'name' AS name;
 SELECT api_key.rotate_api_key(:'ada_id') ->> 'secret_version' AS secret_version;
 SELECT api_key.revoke_api_keys(p_tenant_id => :tenant);
 SELECT api_key.revoke_api_key(:'ada_id');
@@ -246,7 +252,8 @@ SELECT api_key.issue_api_key(p_name => 'service as bob', p_tier => 'team') ->> '
 SELECT user_id FROM api_key.list_api_keys() WHERE name = 'service as bob';
 
 -- In a request of PostgREST, what it would answer with a status that misleads is raised its way.
-CREATE FUNCTION pg_temp.report(p_statement text) RETURNS TABLE (code text, message text, detail text) LANGUAGE plpgsql AS $$
+CREATE FUNCTION pg_temp.report(p_statement text) RETURNS TABLE (code text, message text, detail text)
+    LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE p_statement;
 EXCEPTION WHEN OTHERS THEN
@@ -260,14 +267,16 @@ SET ROLE regress_service;
 SELECT api_key.issue_api_key(:bob, p_tier => 'single') ->> 'success' AS success;
 SET request.method = 'POST';
 SELECT * FROM pg_temp.report('SELECT api_key.delete_api_key(''00000000-0000-4000-8000-000000000000'')') \gx
-SELECT * FROM pg_temp.report('SELECT api_key.issue_api_key(''00000000-0000-4000-8000-0000000000b1'', p_tier => ''single'')') \gx
+SELECT * FROM pg_temp.report('SELECT api_key.issue_api_key(''00000000-0000-4000-8000-0000000000b1'',
+    p_tier => ''single'')') \gx
 SELECT * FROM pg_temp.report('SELECT api_key.issue_api_key(p_kind => ''x'')') \gx
 RESET request.method;
 
 -- The role is that of the request, also within a function of the application that is SECURITY
 -- DEFINER: being called by one makes nobody an administrator.
 RESET ROLE;
-CREATE FUNCTION regress_definer() RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION regress_definer() RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (SELECT string_agg(name, ', ') FROM api_key.list_api_keys());
 END
@@ -293,4 +302,5 @@ DROP FUNCTION regress_definer();
 RESET ROLE;
 DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator;
 DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
+    api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;

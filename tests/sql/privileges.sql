@@ -1,10 +1,6 @@
 -- Who may call what. The expectations are rows; the catalog is asked for every function, so that
 -- one added without a row here makes this test fail.
-\set VERBOSITY default
-\set SHOW_CONTEXT never
-\pset null (null)
-SET api_key.argon2_memory_kib = 64;
-SET api_key.argon2_iterations = 1;
+\i tests/preamble.sql
 
 -- Whatever is granted to others than its owner, PUBLIC included. (The row types of tables and
 -- views are left out: whoever may not use the schema cannot name them.)
@@ -12,12 +8,14 @@ CREATE TEMP VIEW granted AS
 SELECT object, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END AS grantee,
        string_agg(privilege_type, ' ' ORDER BY privilege_type) AS privileges
 FROM (
-    SELECT 'schema ' || nspname AS object, nspowner AS owner, coalesce(nspacl, acldefault('n', nspowner)) AS acl
+    SELECT 'schema ' || nspname AS object, nspowner AS owner, coalesce(nspacl, acldefault('n',
+        nspowner)) AS acl
     FROM pg_namespace WHERE nspname IN ('api_key', 'api_key_internal')
     UNION ALL
     SELECT CASE relkind WHEN 'S' THEN 'sequence ' ELSE 'relation ' END || c.oid::regclass, relowner,
            coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner))
-    FROM pg_class AS c WHERE relnamespace::regnamespace::text IN ('api_key', 'api_key_internal') AND relkind NOT IN ('i', 'I', 'c')
+    FROM pg_class AS c WHERE relnamespace::regnamespace::text IN ('api_key', 'api_key_internal')
+        AND relkind NOT IN ('i', 'I', 'c')
     UNION ALL
     SELECT 'column ' || attrelid::regclass || '.' || attname, relowner, attacl
     FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid
@@ -53,14 +51,17 @@ CREATE EXTENSION api_key;
 SELECT * FROM granted ORDER BY object, grantee;
 ROLLBACK;
 -- setup_postgrest grants nothing in api_key_internal, nothing to PUBLIC and nothing to the authenticator.
-SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_authenticator', p_create_roles => true);
+SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_authenticator',
+    p_create_roles => true);
 SELECT * FROM granted WHERE object NOT LIKE 'function %' ORDER BY object, grantee;
-SELECT * FROM granted WHERE object LIKE 'function %' AND (object LIKE '%internal%' OR grantee !~ '^regress_(anon|user|service)$') ORDER BY object;
+SELECT * FROM granted WHERE object LIKE 'function %' AND (object LIKE '%internal%'
+    OR grantee !~ '^regress_(anon|user|service)$') ORDER BY object;
 
 -- The functions of the extension, and all else that is in its schemas.
 CREATE TEMP VIEW functions AS
 SELECT oid::regprocedure::text AS function, pg_proc.*
-FROM (SELECT oid AS id FROM pg_proc WHERE pronamespace::regnamespace::text IN ('api_key', 'api_key_internal')
+FROM (SELECT oid AS id FROM pg_proc WHERE pronamespace::regnamespace::text IN ('api_key',
+    'api_key_internal')
       UNION
       SELECT objid FROM pg_depend
       WHERE classid = 'pg_proc'::regclass AND refclassid = 'pg_extension'::regclass AND deptype = 'e'
@@ -69,7 +70,8 @@ JOIN pg_proc ON oid = id;
 
 -- The matrix. call is tried as each caller, with %1$L the text and %2$L the id of a key of the
 -- owner, %3$L the owner. Results: ok, an SQLSTATE, or - for a caller without EXECUTE.
-CREATE TEMP TABLE expected (function text PRIMARY KEY, call text, anon text, owner text, other text, service text, nobody text);
+CREATE TEMP TABLE expected (function text PRIMARY KEY, call text, anon text, owner text, other text,
+    service text, nobody text);
 INSERT INTO expected VALUES
     ('api_key.verify_api_key(text,text[],inet,text)', 'verify_api_key(%1$L)', 'ok', 'ok', 'ok', 'ok', '-'),
     ('api_key.verify_api_key_hash(text)', 'verify_api_key_hash(%1$L)', 'ok', 'ok', 'ok', 'ok', '-'),
@@ -78,11 +80,14 @@ INSERT INTO expected VALUES
     ('api_key.revoke_own_api_key(text)', 'revoke_own_api_key(%1$L)', 'ok', 'ok', 'ok', 'ok', '-'),
     ('api_key.issue_api_key(api_key.id,text,text,text,text[],api_key.id,text,text,text,text,timestamp with time zone,timestamp with time zone,inet[],jsonb,text)',
      'issue_api_key(%3$L)', '-', 'ok', '42501', 'ok', '-'),
-    ('api_key.list_api_keys(api_key.id,api_key.id,boolean)', 'list_api_keys(%3$L)', '-', 'ok', '42501', 'ok', '-'),
-    ('api_key.update_api_key(api_key.id,jsonb)', 'update_api_key(%2$L, ''{"name": "x"}'')', '-', 'ok', 'P0002', 'ok', '-'),
+    ('api_key.list_api_keys(api_key.id,api_key.id,boolean)', 'list_api_keys(%3$L)', '-', 'ok', '42501',
+        'ok', '-'),
+    ('api_key.update_api_key(api_key.id,jsonb)', 'update_api_key(%2$L, ''{"name": "x"}'')', '-', 'ok',
+        'P0002', 'ok', '-'),
     ('api_key.rotate_api_key(api_key.id,interval)', 'rotate_api_key(%2$L)', '-', 'ok', 'P0002', 'ok', '-'),
     ('api_key.revoke_api_key(api_key.id,text)', 'revoke_api_key(%2$L)', '-', 'ok', 'P0002', 'ok', '-'),
-    ('api_key.revoke_api_keys(api_key.id,api_key.id,text)', 'revoke_api_keys(%3$L)', '-', 'ok', '42501', 'ok', '-'),
+    ('api_key.revoke_api_keys(api_key.id,api_key.id,text)', 'revoke_api_keys(%3$L)', '-', 'ok', '42501',
+        'ok', '-'),
     ('api_key.delete_api_key(api_key.id)', 'delete_api_key(%2$L)', '-', 'ok', 'P0002', 'ok', '-'),
     ('api_key.purge_api_keys(interval)', 'purge_api_keys()', '-', '-', '-', 'ok', '-'),
     ('api_key.define_tier(text,integer,text)', 'define_tier(''x'')', '-', '-', '-', 'ok', '-'),
@@ -90,12 +95,16 @@ INSERT INTO expected VALUES
     ('api_key.flush_usage()', 'flush_usage()', '-', '-', '-', 'ok', '-'),
     ('api_key.counters()', 'counters()', '-', '-', '-', 'ok', '-'),
     ('api_key.export_usage()', 'export_usage()', '-', '-', '-', 'ok', '-'),
-    ('api_key.import_usage(jsonb)', 'import_usage(''{"usage": [], "refusals": []}'')', '-', '-', '-', 'ok', '-'),
+    ('api_key.import_usage(jsonb)', 'import_usage(''{"usage": [], "refusals": []}'')', '-', '-', '-', 'ok',
+        '-'),
     ('api_key.import_api_key_hash(text,text,api_key.id,text,text,text,text,text[],api_key.id,text,text,text,timestamp with time zone,timestamp with time zone,inet[],jsonb,boolean,timestamp with time zone)',
      'import_api_key_hash(''900150983cd24fb0d6963f7d28e17f72'', ''md5'', %3$L)', '-', '-', '-', 'ok', '-'),
-    ('api_key.import_api_keys(regclass,jsonb,text)', 'import_api_keys(''pg_am'', ''{"hash": "amname"}'', ''plaintext'')', '-', '-', '-', 'ok', '-'),
-    ('api_key.import_key_rows(jsonb,text,text,bigint)', 'import_key_rows(''[]'', ''md5'', ''t'', 1)', '-', '-', '-', 'ok', '-'),
-    ('api_key.read_key_rows(regclass,jsonb)', 'read_key_rows(''pg_am'', ''{"hash": "amname"}'')', '-', '-', '-', 'ok', '-'),
+    ('api_key.import_api_keys(regclass,jsonb,text)',
+        'import_api_keys(''pg_am'', ''{"hash": "amname"}'', ''plaintext'')', '-', '-', '-', 'ok', '-'),
+    ('api_key.import_key_rows(jsonb,text,text,bigint)', 'import_key_rows(''[]'', ''md5'', ''t'', 1)', '-',
+        '-', '-', 'ok', '-'),
+    ('api_key.read_key_rows(regclass,jsonb)', 'read_key_rows(''pg_am'', ''{"hash": "amname"}'')', '-', '-',
+        '-', 'ok', '-'),
     ('api_key.authenticate_request()', 'authenticate_request()', 'ok', 'ok', 'ok', 'ok', '-'),
     ('api_key.admit_request()', 'admit_request()', 'ok', 'ok', 'ok', 'ok', '-'),
     ('api_key.current_api_key()', 'current_api_key()', 'ok', 'ok', 'ok', 'ok', '-'),
@@ -109,16 +118,22 @@ INSERT INTO expected VALUES
     ('api_key.define_rate_limit(text,integer,interval,integer,text,text,text,text)',
      'define_rate_limit(''regress'', 1, ''1 s'')', '-', '-', '-', 'ok', '-'),
     ('api_key.remove_rate_limit(text)', 'remove_rate_limit(''regress'')', '-', '-', '-', 'ok', '-'),
-    ('api_key.check_rate_limit(text,text,integer)', 'check_rate_limit(''regress'', ''x'')', '-', '-', '-', '22023', '-'),
+    ('api_key.check_rate_limit(text,text,integer)', 'check_rate_limit(''regress'', ''x'')', '-', '-', '-',
+        '22023', '-'),
     ('api_key.isolate_tenants(regclass,name)', 'isolate_tenants(''pg_am'')', '-', '-', '-', '-', '-'),
-    ('api_key.remove_tenant_isolation(regclass)', 'remove_tenant_isolation(''pg_am'')', '-', '-', '-', '-', '-'),
-    ('api_key.define_resource(text,regclass,name,name,name,text)', 'define_resource(''x'', ''pg_am'')', '-', '-', '-', '-', '-'),
+    ('api_key.remove_tenant_isolation(regclass)', 'remove_tenant_isolation(''pg_am'')', '-', '-', '-', '-',
+        '-'),
+    ('api_key.define_resource(text,regclass,name,name,name,text)', 'define_resource(''x'', ''pg_am'')', '-',
+        '-', '-', '-', '-'),
     ('api_key.remove_resource(text)', 'remove_resource(''x'')', '-', '-', '-', '-', '-'),
     ('api_key.protect_resource(text)', 'protect_resource(''x'')', '-', '-', '-', '-', '-'),
-    ('api_key.authorize(text,text,text)', 'authorize(''x'', ''1'', ''read'')', '22023', '22023', '22023', '22023', '-'),
-    ('api_key.require_authorization(text,text,text)', 'require_authorization(''x'', ''1'', ''read'')', '22023', '22023', '22023', '22023', '-'),
+    ('api_key.authorize(text,text,text)', 'authorize(''x'', ''1'', ''read'')', '22023', '22023', '22023',
+        '22023', '-'),
+    ('api_key.require_authorization(text,text,text)', 'require_authorization(''x'', ''1'', ''read'')',
+        '22023', '22023', '22023', '22023', '-'),
     ('api_key.migrate_legacy_hashes(integer,integer)', NULL, '-', '-', '-', '-', '-'),
-    ('api_key.install_compat(text,name,text,boolean)', 'install_compat(''table_row'')', '-', '-', '-', '-', '-'),
+    ('api_key.install_compat(text,name,text,boolean)', 'install_compat(''table_row'')', '-', '-', '-', '-',
+        '-'),
     ('api_key.remove_compat(text,name)', 'remove_compat(''table_row'')', '-', '-', '-', '-', '-'),
     ('api_key.setup_postgrest(name,name,name,name,boolean)', 'setup_postgrest()', '-', '-', '-', '-', '-');
 INSERT INTO expected
@@ -254,7 +269,8 @@ INSERT INTO callers VALUES
     ('nobody', 'regress_nobody', '{"sub": "00000000-0000-4000-8000-0000000000a1"}');
 
 -- Calls as a role and undoes what the call did. Without a call, only the privilege is known.
-CREATE FUNCTION pg_temp.outcome(p_function oid, p_call text, p_role name, p_claims text) RETURNS text LANGUAGE plpgsql
+CREATE FUNCTION pg_temp.outcome(p_function oid, p_call text, p_role name, p_claims text) RETURNS text
+    LANGUAGE plpgsql
 SET client_min_messages = warning AS $$
 DECLARE
     v_granted boolean := has_function_privilege(p_role, p_function, 'EXECUTE');
@@ -278,12 +294,15 @@ END
 $$;
 SELECT api_key.issue_api_key('00000000-0000-4000-8000-0000000000a1') AS issued \gset
 CREATE TEMP VIEW actual AS
-SELECT function, max(outcome) FILTER (WHERE caller = 'anon') AS anon, max(outcome) FILTER (WHERE caller = 'owner') AS owner,
-       max(outcome) FILTER (WHERE caller = 'other') AS other, max(outcome) FILTER (WHERE caller = 'service') AS service,
+SELECT function, max(outcome) FILTER (WHERE caller = 'anon') AS anon,
+    max(outcome) FILTER (WHERE caller = 'owner') AS owner,
+       max(outcome) FILTER (WHERE caller = 'other') AS other,
+           max(outcome) FILTER (WHERE caller = 'service') AS service,
        max(outcome) FILTER (WHERE caller = 'nobody') AS nobody
 FROM (SELECT f.function, caller, pg_temp.outcome(f.oid, call, role, claims) AS outcome
       FROM functions AS f
-      LEFT JOIN (SELECT function, format(call, :'issued'::jsonb ->> 'api_key', :'issued'::jsonb ->> 'key_id',
+      LEFT JOIN (SELECT function, format(call, :'issued'::jsonb ->> 'api_key',
+          :'issued'::jsonb ->> 'key_id',
                                          '00000000-0000-4000-8000-0000000000a1') AS call
                  FROM expected WHERE call IS NOT NULL) AS e USING (function)
       CROSS JOIN callers) AS tried
@@ -293,7 +312,8 @@ GROUP BY function;
 -- nothing is expected is one that was added without a row above.
 SELECT function, e.anon IS NOT NULL AS is_expected, a.anon, a.owner, a.other, a.service, a.nobody
 FROM actual AS a FULL JOIN expected AS e USING (function)
-WHERE (a.anon, a.owner, a.other, a.service, a.nobody) IS DISTINCT FROM (e.anon, e.owner, e.other, e.service, e.nobody)
+WHERE (a.anon, a.owner, a.other, a.service, a.nobody) IS DISTINCT FROM (e.anon, e.owner, e.other, e.service,
+    e.nobody)
 ORDER BY function;
 -- What callers may call is really called.
 SELECT function FROM functions JOIN expected USING (function)
@@ -321,10 +341,13 @@ BEGIN
     RETURN v_outcome;
 END
 $$;
-SELECT view, max(outcome) FILTER (WHERE caller = 'anon') AS anon, max(outcome) FILTER (WHERE caller = 'owner') AS owner,
-       max(outcome) FILTER (WHERE caller = 'other') AS other, max(outcome) FILTER (WHERE caller = 'service') AS service,
+SELECT view, max(outcome) FILTER (WHERE caller = 'anon') AS anon,
+    max(outcome) FILTER (WHERE caller = 'owner') AS owner,
+       max(outcome) FILTER (WHERE caller = 'other') AS other,
+           max(outcome) FILTER (WHERE caller = 'service') AS service,
        max(outcome) FILTER (WHERE caller = 'nobody') AS nobody
-FROM (SELECT c.oid::regclass::text AS view, caller, pg_temp.reading(c.oid::regclass::text, role, claims) AS outcome
+FROM (SELECT c.oid::regclass::text AS view, caller, pg_temp.reading(c.oid::regclass::text, role,
+    claims) AS outcome
       FROM pg_class AS c CROSS JOIN callers
       WHERE relnamespace = 'api_key'::regnamespace AND relkind IN ('r', 'v', 'm', 'f', 'p')) AS tried
 GROUP BY view ORDER BY view;
@@ -344,7 +367,8 @@ FROM (
     SELECT function AS object, obj_description(oid, 'pg_proc') AS comment FROM functions
     UNION ALL
     SELECT c.oid::regclass::text, obj_description(c.oid, 'pg_class') FROM pg_class AS c
-    WHERE relnamespace::regnamespace::text IN ('api_key', 'api_key_internal') AND relkind IN ('r', 'p', 'v', 'm', 'f')
+    WHERE relnamespace::regnamespace::text IN ('api_key', 'api_key_internal') AND relkind IN ('r', 'p', 'v',
+        'm', 'f')
     UNION ALL
     SELECT 'schema ' || nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace
     WHERE nspname IN ('api_key', 'api_key_internal')
@@ -368,4 +392,5 @@ WHERE extname = 'api_key' AND condition = 'WHERE false';
 
 DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_nobody;
 DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_nobody;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
+    api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;

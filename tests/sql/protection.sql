@@ -1,34 +1,38 @@
 -- api_key.protection: what tools and nightly jobs do to protected tables is seen, and the hint mends it.
-\set VERBOSITY default
-\set SHOW_CONTEXT never
-\pset null (null)
-SET api_key.argon2_memory_kib = 64;
-SET api_key.argon2_iterations = 1;
+\i tests/preamble.sql
+\i tests/roles.sql
 SET client_min_messages = error;
-SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_authenticator', p_create_roles => true);
 SET api_key.authenticated_role = 'regress_user';
 CREATE ROLE regress_owner;
 CREATE SCHEMA app AUTHORIZATION regress_owner;
 GRANT USAGE ON SCHEMA app TO regress_user;
 \set a '''00000000-0000-4000-8000-00000000000a'''
-SELECT api_key.issue_api_key('00000000-0000-4000-8000-0000000000a1', p_tenant_id => :a) ->> 'api_key' AS key_a \gset
-PREPARE request (text) AS SELECT FROM set_config('request.headers', json_build_object('x-api-key', $1)::text, true), api_key.authenticate_request();
+SELECT api_key.issue_api_key('00000000-0000-4000-8000-0000000000a1',
+    p_tenant_id => :a) ->> 'api_key' AS key_a \gset
+PREPARE request (text) AS SELECT FROM set_config('request.headers', json_build_object('x-api-key',
+    $1)::text, true), api_key.authenticate_request();
 SET ROLE regress_owner;
 CREATE TABLE app.notes (id integer PRIMARY KEY, tenant_id uuid, "Owner" uuid, n timestamptz);
 CREATE TABLE app.own (id integer PRIMARY KEY, tenant_id uuid);
 ALTER TABLE app.own ENABLE ROW LEVEL SECURITY;
 CREATE POLICY anyone ON app.own USING (true);
-CREATE TABLE app.days (tenant_id uuid, day integer, "Sub" text, PRIMARY KEY (tenant_id, day)) PARTITION BY RANGE (day);
+CREATE TABLE app.days (tenant_id uuid, day integer, "Sub" text, PRIMARY KEY (tenant_id, day))
+    PARTITION BY RANGE (day);
 CREATE TABLE app.days_1 PARTITION OF app.days FOR VALUES FROM (1) TO (10);
 CREATE TABLE app.base (id integer PRIMARY KEY, tenant_id uuid);
 CREATE TABLE app.derived () INHERITS (app.base);
-CREATE TABLE app.docs (id integer, owner_id uuid, title text, shown boolean, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+CREATE TABLE app.docs (id integer, owner_id uuid, title text, shown boolean, PRIMARY KEY (id))
+    PARTITION BY RANGE (id);
 CREATE TABLE app.docs_1 PARTITION OF app.docs FOR VALUES FROM (1) TO (10);
 RESET ROLE;
-SELECT count(api_key.isolate_tenants(name::regclass)) AS isolated FROM unnest('{app.notes,app.own,app.days,app.base}'::text[]) AS name;
-SELECT api_key.define_resource('note', 'app.notes', p_owner_column => 'Owner', p_public_when => $$n > '2020-02-01 00:00+01'::timestamptz AND n - '1 day'::interval > 'epoch'$$),
-       api_key.define_resource('doc', 'app.docs', p_public_when => 'shown'), api_key.define_resource('unprotected', 'app.own', p_owner_column => NULL);
-SELECT api_key.protect_resource('note') IS NOT NULL, api_key.protect_resource('doc') IS NOT NULL AS protected;
+SELECT count(api_key.isolate_tenants(name::regclass)) AS isolated
+    FROM unnest('{app.notes,app.own,app.days,app.base}'::text[]) AS name;
+SELECT api_key.define_resource('note', 'app.notes', p_owner_column => 'Owner',
+    p_public_when => $$n > '2020-02-01 00:00+01'::timestamptz AND n - '1 day'::interval > 'epoch'$$),
+       api_key.define_resource('doc', 'app.docs', p_public_when => 'shown'),
+           api_key.define_resource('unprotected', 'app.own', p_owner_column => NULL);
+SELECT api_key.protect_resource('note') IS NOT NULL, api_key.protect_resource('doc')
+    IS NOT NULL AS protected;
 
 -- Whole as they were made, whatever the session writes dates and names by.
 SELECT * FROM api_key.protection ORDER BY 1, 2;
@@ -67,12 +71,14 @@ BEGIN
     EXECUTE p_what;
     FOR v_found IN SELECT * FROM api_key.protection WHERE missing <> '{}' ORDER BY 1, 2 LOOP
         -- Numbers of tables that are gone.
-        RAISE INFO '%', regexp_replace(format('%s: %s lacks %s (%s)', v_found."table", v_found.protected_by, v_found.missing, v_found.hint), '\d{4,}', '<oid>', 'g');
+        RAISE INFO '%', regexp_replace(format('%s: %s lacks %s (%s)', v_found."table", v_found.protected_by,
+            v_found.missing, v_found.hint), '\d{4,}', '<oid>', 'g');
     END LOOP;
     FOR v_found IN SELECT DISTINCT hint FROM api_key.protection WHERE missing <> '{}' ORDER BY 1 LOOP
         EXECUTE v_found.hint;
     END LOOP;
-    SELECT string_agg(format('%s still lacks %s', "table", missing), '; ') INTO v_left FROM api_key.protection WHERE missing <> '{}';
+    SELECT string_agg(format('%s still lacks %s', "table", missing), '; ') INTO v_left
+        FROM api_key.protection WHERE missing <> '{}';
     RAISE INFO '%', coalesce(v_left, 'mended');
     RAISE EXCEPTION USING ERRCODE = 'ZZZZZ';
 EXCEPTION WHEN SQLSTATE 'ZZZZZ' THEN
@@ -84,11 +90,16 @@ $$;
 :do('DROP POLICY api_key_tenant ON app.own');
 :do('DROP POLICY api_key_tenant_insert ON app.days_1');
 :do('ALTER POLICY api_key_tenant ON app.notes USING (true)');
-:do('ALTER POLICY api_key_tenant ON app.notes WITH CHECK (tenant_id = (SELECT api_key.current_tenant_id()))');
+:do('ALTER POLICY api_key_tenant ON app.notes WITH
+    CHECK (tenant_id = (SELECT api_key.current_tenant_id()))');
 :do('ALTER POLICY api_key_tenant ON app.notes USING ("Owner" = (SELECT api_key.current_tenant_id()))');
 :do('ALTER POLICY api_key_tenant ON app.notes TO regress_user');
-:do('DROP POLICY api_key_tenant ON app.notes; CREATE POLICY api_key_tenant ON app.notes AS PERMISSIVE USING (tenant_id = (SELECT api_key.current_tenant_id())) WITH CHECK (CASE WHEN (tenant_id = ( SELECT api_key.current_tenant_id() AS current_tenant_id)) THEN true ELSE api_key.refuse_row(''app.notes'', ''api_key_tenant'') END)');
-:do('DO $d$ DECLARE p record; BEGIN FOR p IN SELECT * FROM pg_policies WHERE schemaname = ''app'' LOOP EXECUTE format(''DROP POLICY %I ON app.%I'', p.policyname, p.tablename); END LOOP; END $d$');
+:do('DROP POLICY api_key_tenant ON app.notes; CREATE POLICY api_key_tenant ON app.notes AS PERMISSIVE
+    USING (tenant_id = (SELECT api_key.current_tenant_id())) WITH CHECK (CASE WHEN (tenant_id = (
+    SELECT api_key.current_tenant_id() AS current_tenant_id)) THEN true
+    ELSE api_key.refuse_row(''app.notes'', ''api_key_tenant'') END)');
+:do('DO $d$ DECLARE p record; BEGIN FOR p IN SELECT * FROM pg_policies WHERE schemaname = ''app'' LOOP
+    EXECUTE format(''DROP POLICY %I ON app.%I'', p.policyname, p.tablename); END LOOP; END $d$');
 :do('ALTER TABLE app.notes DISABLE ROW LEVEL SECURITY');
 :do('ALTER TABLE app.days_1 DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY');
 :do('ALTER TABLE app.docs NO FORCE ROW LEVEL SECURITY');
@@ -107,9 +118,12 @@ ALTER TABLE app.base ADD tenant_id text;
 SELECT "table", hint FROM api_key.protection WHERE missing <> '{}';
 ROLLBACK;
 :do('CREATE TABLE app.days_2 PARTITION OF app.days FOR VALUES FROM (10) TO (20)');
-:do('CREATE TABLE app.days_2 PARTITION OF app.days FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (day); CREATE TABLE app.days_2_x PARTITION OF app.days_2 DEFAULT');
-:do('CREATE TABLE app.days_2 (LIKE app.days INCLUDING ALL); ALTER TABLE app.days ATTACH PARTITION app.days_2 FOR VALUES FROM (10) TO (20)');
-:do('CREATE TABLE app.days_2 (tenant_id uuid NOT NULL, day integer NOT NULL, "Sub" text); ALTER TABLE app.days ATTACH PARTITION app.days_2 FOR VALUES FROM (10) TO (20)');
+:do('CREATE TABLE app.days_2 PARTITION OF app.days FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (day);
+    CREATE TABLE app.days_2_x PARTITION OF app.days_2 DEFAULT');
+:do('CREATE TABLE app.days_2 (LIKE app.days INCLUDING ALL); ALTER TABLE app.days ATTACH
+    PARTITION app.days_2 FOR VALUES FROM (10) TO (20)');
+:do('CREATE TABLE app.days_2 (tenant_id uuid NOT NULL, day integer NOT NULL, "Sub" text);
+    ALTER TABLE app.days ATTACH PARTITION app.days_2 FOR VALUES FROM (10) TO (20)');
 :do('ALTER TABLE app.days DETACH PARTITION app.days_1');
 :do('CREATE TABLE app.derived_2 () INHERITS (app.base)');
 :do('ALTER TABLE app.derived NO INHERIT app.base');
@@ -161,7 +175,8 @@ DROP POLICY api_key_tenant ON app.notes;
 DROP POLICY api_key_tenant_select ON app.notes;
 SELECT api_key.isolate_tenants('app.notes') -> 'policies' AS policies;
 DROP POLICY later ON app.notes;
-SELECT api_key.remove_resource('note'), r ->> 'default' AS "default", r ->> 'row_security' AS row_security FROM api_key.remove_tenant_isolation('app.notes') AS r;
+SELECT api_key.remove_resource('note'), r ->> 'default' AS "default", r ->> 'row_security' AS row_security
+    FROM api_key.remove_tenant_isolation('app.notes') AS r;
 SELECT api_key.remove_tenant_isolation('app.notes');
 
 -- What a nightly job does as the owner, who has no right to call anything of ours.
@@ -201,30 +216,40 @@ REVOKE regress_owner FROM regress_user;
 -- Nor can it use the triggers by themselves, or name what policies run.
 GRANT USAGE ON SCHEMA api_key TO regress_owner;
 SET ROLE regress_owner;
-CREATE TRIGGER mine BEFORE INSERT ON app.copy FOR EACH ROW EXECUTE FUNCTION api_key_internal.check_references();
+CREATE TRIGGER mine BEFORE INSERT ON app.copy FOR EACH ROW
+    EXECUTE FUNCTION api_key_internal.check_references();
 \echo :SQLSTATE
-CREATE TRIGGER mine BEFORE UPDATE ON app.copy FOR EACH ROW EXECUTE FUNCTION api_key_internal.lock_moved_row();
+CREATE TRIGGER mine BEFORE UPDATE ON app.copy FOR EACH ROW
+    EXECUTE FUNCTION api_key_internal.lock_moved_row();
 SELECT api_key.refuse_row('app.days', 'api_key_tenant');
 SELECT api_key.is_left_to('app.days', 'api_key_tenant');
 RESET ROLE;
 -- On a table of anybody they do nothing to others.
 CREATE TABLE app.strange (id integer, t text);
-CREATE TRIGGER a BEFORE INSERT OR UPDATE OR DELETE ON app.strange FOR EACH ROW EXECUTE FUNCTION api_key_internal.lock_moved_row();
-CREATE TRIGGER b AFTER INSERT OR UPDATE OR DELETE ON app.strange FOR EACH ROW EXECUTE FUNCTION api_key_internal.lock_moved_row();
-CREATE TRIGGER c AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON app.strange FOR EACH STATEMENT EXECUTE FUNCTION api_key_internal.lock_moved_row();
-CREATE TRIGGER d AFTER INSERT OR UPDATE OR DELETE ON app.strange FOR EACH ROW EXECUTE FUNCTION api_key_internal.check_references();
-CREATE TRIGGER e BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON app.strange FOR EACH STATEMENT EXECUTE FUNCTION api_key_internal.check_references();
+CREATE TRIGGER a BEFORE INSERT OR UPDATE OR DELETE ON app.strange FOR EACH ROW
+    EXECUTE FUNCTION api_key_internal.lock_moved_row();
+CREATE TRIGGER b AFTER INSERT OR UPDATE OR DELETE ON app.strange FOR EACH ROW
+    EXECUTE FUNCTION api_key_internal.lock_moved_row();
+CREATE TRIGGER c AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON app.strange FOR EACH STATEMENT
+    EXECUTE FUNCTION api_key_internal.lock_moved_row();
+CREATE TRIGGER d AFTER INSERT OR UPDATE OR DELETE ON app.strange FOR EACH ROW
+    EXECUTE FUNCTION api_key_internal.check_references();
+CREATE TRIGGER e BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON app.strange FOR EACH STATEMENT
+    EXECUTE FUNCTION api_key_internal.check_references();
 INSERT INTO app.strange VALUES (1, 'a'), (2, 'b');
 UPDATE app.strange SET t = 'c' WHERE id = 1;
 DELETE FROM app.strange WHERE id = 2;
 TABLE app.strange;
 CREATE VIEW app.strange_view AS TABLE app.strange;
-CREATE TRIGGER f INSTEAD OF UPDATE ON app.strange_view FOR EACH ROW EXECUTE FUNCTION api_key_internal.lock_moved_row();
+CREATE TRIGGER f INSTEAD OF UPDATE ON app.strange_view FOR EACH ROW
+    EXECUTE FUNCTION api_key_internal.lock_moved_row();
 UPDATE app.strange_view SET t = 'd';
 SELECT api_key_internal.lock_moved_row();
 -- The next call sees to all that has come.
 SELECT "table", missing <> '{}' AS lacks FROM api_key.protection ORDER BY 1, 2;
-SELECT api_key.isolate_tenants('app.days') -> 'partitions' AS partitions, api_key.isolate_tenants('app.base') -> 'partitions' AS derived, api_key.protect_resource('doc') -> 'partitions' AS docs;
+SELECT api_key.isolate_tenants('app.days') -> 'partitions' AS partitions,
+    api_key.isolate_tenants('app.base') -> 'partitions' AS derived,
+    api_key.protect_resource('doc') -> 'partitions' AS docs;
 SELECT count(*) AS lacking FROM api_key.protection WHERE missing <> '{}';
 
 -- Whatever tables and columns are called.
@@ -235,19 +260,24 @@ BEGIN
     EXECUTE format('CREATE TABLE app.%I (%I uuid, id integer PRIMARY KEY, owner_id uuid)', p_name, p_name);
     v_table := format('app.%I', p_name);
     PERFORM api_key.isolate_tenants(v_table, p_name::name);
-    PERFORM api_key.define_resource('named', v_table, p_tenant_column => p_name::name), api_key.protect_resource('named');
+    PERFORM api_key.define_resource('named', v_table, p_tenant_column => p_name::name),
+        api_key.protect_resource('named');
     RETURN QUERY SELECT unnest(missing) FROM api_key.protection WHERE "table" = v_table::text;
     RETURN QUERY SELECT count(*)::text FROM api_key.protection WHERE "table" = v_table::text;
     PERFORM api_key.remove_resource('named'), api_key.remove_tenant_isolation(v_table);
 END
 $$;
-SELECT to_json(name) AS name, missing FROM unnest(ARRAY['a\b', 'a\', E'a\nb', E'a\r\n\tb', 'a  b', ' a ', 'a''b', 'a"b', E'\\''"\n;--', 'the table', '''a''::regclass']) AS name, pg_temp.protect(name) AS missing;
+SELECT to_json(name) AS name, missing FROM unnest(ARRAY['a\b', 'a\', E'a\nb', E'a\r\n\tb', 'a  b', ' a ',
+    'a''b', 'a"b', E'\\''"\n;--', 'the table', '''a''::regclass']) AS name,
+    pg_temp.protect(name) AS missing;
 
 -- What the rule reads is what makes a row another's.
-SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'app.docs'::regclass AND NOT tgisinternal ORDER BY tgname;
+SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'app.docs'::regclass
+    AND NOT tgisinternal ORDER BY tgname;
 
 SET client_min_messages = error;
 DROP SCHEMA app CASCADE;
 DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_owner;
 DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_owner;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.resources, api_key_internal.guarded_tables, api_key_internal.isolated_tables, api_key_internal.audit_log;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.resources,
+    api_key_internal.guarded_tables, api_key_internal.isolated_tables, api_key_internal.audit_log;

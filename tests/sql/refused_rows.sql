@@ -1,17 +1,13 @@
--- A row that a policy of ours refuses: HTTP 403 in a request of PostgREST with a key (SQLSTATE PGRST), 42501
+-- A row that a policy of ours refuses: HTTP 403 in a request of PostgREST with a key (SQLSTATE PGRST),
+-- 42501
 -- everywhere else. No row that another policy admits is refused by it, and none gets in by it.
-\set VERBOSITY default
-\set SHOW_CONTEXT never
-\pset null (null)
-SET api_key.argon2_memory_kib = 64;
-SET api_key.argon2_iterations = 1;
+\i tests/preamble.sql
+\i tests/roles.sql
 SET client_min_messages = error;
-SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_authenticator', p_create_roles => true);
 SET api_key.authenticated_role = 'regress_user';
 CREATE SCHEMA app;
 GRANT USAGE ON SCHEMA app TO regress_user, regress_anon;
 \set a '''00000000-0000-4000-8000-00000000000a'''
-\set ada '''00000000-0000-4000-8000-0000000000a1'''
 CREATE TEMP TABLE given AS SELECT api_key.issue_api_key(:ada, p_tenant_id => :a) ->> 'api_key' AS text;
 CREATE TABLE app.notes (id integer PRIMARY KEY, tenant_id uuid, owner_id uuid);
 CREATE TABLE app.docs (id integer PRIMARY KEY, owner_id uuid);
@@ -19,20 +15,24 @@ CREATE TABLE app.own (id integer PRIMARY KEY, tenant_id uuid);
 CREATE TABLE app.days (id integer, tenant_id uuid) PARTITION BY RANGE (id);
 CREATE TABLE app.days_1 PARTITION OF app.days DEFAULT;
 CREATE VIEW app.note_view WITH (security_invoker = true) AS TABLE app.notes;
-CREATE FUNCTION app.add(p_id integer, p_tenant uuid) RETURNS void LANGUAGE sql SECURITY DEFINER AS 'INSERT INTO app.notes VALUES (p_id, p_tenant)';
+CREATE FUNCTION app.add(p_id integer, p_tenant uuid) RETURNS void LANGUAGE sql SECURITY DEFINER
+    AS 'INSERT INTO app.notes VALUES (p_id, p_tenant)';
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA app TO regress_user, regress_anon;
 INSERT INTO app.notes VALUES (1, :a, :ada), (2, NULL, NULL);
 INSERT INTO app.docs VALUES (1, :ada), (2, NULL);
 ALTER TABLE app.own ENABLE ROW LEVEL SECURITY;
 CREATE POLICY small ON app.own USING (id < 10);
-SELECT count(api_key.isolate_tenants(name::regclass)) AS isolated FROM unnest('{app.notes,app.own,app.days}'::text[]) AS name;
+SELECT count(api_key.isolate_tenants(name::regclass)) AS isolated
+    FROM unnest('{app.notes,app.own,app.days}'::text[]) AS name;
 SELECT api_key.define_resource('doc', 'app.docs'), api_key.protect_resource('doc') IS NOT NULL AS protected;
 
 -- With a key and without, in a request of PostgREST and not.
-CREATE FUNCTION pg_temp.try(p_key boolean, p_method text, p_statement text) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION pg_temp.try(p_key boolean, p_method text, p_statement text) RETURNS text
+    LANGUAGE plpgsql AS $$
 BEGIN
     IF p_key THEN
-        PERFORM set_config('request.headers', json_build_object('x-api-key', text)::text, true), api_key.authenticate_request() FROM given;
+        PERFORM set_config('request.headers', json_build_object('x-api-key', text)::text, true),
+            api_key.authenticate_request() FROM given;
     ELSE
         PERFORM set_config('role', 'regress_anon', true);
     END IF;
@@ -40,7 +40,8 @@ BEGIN
     EXECUTE p_statement;
     RAISE EXCEPTION USING ERRCODE = 'ZZZZZ';
 EXCEPTION WHEN OTHERS THEN
-    RETURN CASE SQLSTATE WHEN 'ZZZZZ' THEN 'done' WHEN 'PGRST' THEN 'PGRST ' || (SQLERRM::json ->> 'code') ELSE SQLSTATE END;
+    RETURN CASE SQLSTATE WHEN 'ZZZZZ' THEN 'done' WHEN 'PGRST' THEN 'PGRST ' || (SQLERRM::json ->> 'code')
+        ELSE SQLSTATE END;
 END
 $$;
 CREATE TEMP TABLE statements (n integer GENERATED ALWAYS AS IDENTITY, what text, statement text);
@@ -51,23 +52,30 @@ INSERT INTO statements (what, statement) VALUES
     ('second of two', 'INSERT INTO app.notes VALUES (3, api_key.current_tenant_id()), (4, NULL)'),
     ('of a select', 'INSERT INTO app.notes SELECT n, NULL FROM generate_series(3, 4) AS n'),
     ('returning', 'INSERT INTO app.notes VALUES (3, NULL) RETURNING id'),
-    ('upsert that inserts', 'INSERT INTO app.notes VALUES (3, NULL) ON CONFLICT (id) DO UPDATE SET owner_id = NULL'),
-    ('upsert that updates', 'INSERT INTO app.notes VALUES (1) ON CONFLICT (id) DO UPDATE SET tenant_id = NULL'),
+    ('upsert that inserts', 'INSERT INTO app.notes VALUES (3, NULL) ON CONFLICT (id) DO UPDATE
+        SET owner_id = NULL'),
+    ('upsert that updates', 'INSERT INTO app.notes VALUES (1) ON CONFLICT (id) DO UPDATE
+        SET tenant_id = NULL'),
     ('upsert that does nothing', 'INSERT INTO app.notes VALUES (1, NULL) ON CONFLICT DO NOTHING'),
     ('given away', 'UPDATE app.notes SET tenant_id = NULL'),
     ('given away unseen', 'UPDATE app.notes SET tenant_id = gen_random_uuid() WHERE id = 2'),
-    ('given away by merge', 'MERGE INTO app.notes AS t USING (SELECT 1 AS id) AS s ON s.id = t.id WHEN MATCHED THEN UPDATE SET tenant_id = NULL'),
-    ('inserted by merge', 'MERGE INTO app.notes AS t USING (SELECT 3 AS id) AS s ON s.id = t.id WHEN NOT MATCHED THEN INSERT VALUES (3, NULL)'),
+    ('given away by merge', 'MERGE INTO app.notes AS t
+        USING (SELECT 1 AS id) AS s ON s.id = t.id WHEN MATCHED THEN UPDATE SET tenant_id = NULL'),
+    ('inserted by merge', 'MERGE INTO app.notes AS t
+        USING (SELECT 3 AS id) AS s ON s.id = t.id WHEN NOT MATCHED THEN INSERT VALUES (3, NULL)'),
     ('through a view', 'INSERT INTO app.note_view VALUES (3, NULL)'),
     ('by a function of a superuser', 'SELECT app.add(3, NULL)'),
     ('within a WITH', 'WITH w AS (INSERT INTO app.notes VALUES (3, NULL) RETURNING id) TABLE w'),
-    ('caught and done again', 'DO $d$ BEGIN INSERT INTO app.notes VALUES (3, NULL); EXCEPTION WHEN SQLSTATE ''PGRST'' OR insufficient_privilege THEN INSERT INTO app.notes VALUES (3, NULL); END $d$'),
+    ('caught and done again', 'DO $d$ BEGIN INSERT INTO app.notes VALUES (3, NULL);
+        EXCEPTION WHEN SQLSTATE ''PGRST'' OR insufficient_privilege THEN INSERT INTO app.notes VALUES (3,
+        NULL); END $d$'),
     ('partitioned', 'INSERT INTO app.days VALUES (1, NULL)'),
     ('partition', 'INSERT INTO app.days_1 VALUES (1, NULL)'),
     ('own document', 'INSERT INTO app.docs VALUES (3, api_key.current_user_id())'),
     ('document of nobody', 'INSERT INTO app.docs VALUES (3, NULL)'),
     ('document given away', 'UPDATE app.docs SET owner_id = gen_random_uuid() WHERE id = 1'),
-    ('document by upsert', 'INSERT INTO app.docs VALUES (1, api_key.current_user_id()) ON CONFLICT (id) DO UPDATE SET owner_id = NULL'),
+    ('document by upsert', 'INSERT INTO app.docs VALUES (1, api_key.current_user_id()) ON CONFLICT (id)
+        DO UPDATE SET owner_id = NULL'),
     ('admitted by the application and us', 'INSERT INTO app.own (id) VALUES (1)'),
     ('admitted by the application', 'INSERT INTO app.own VALUES (1, NULL)'),
     ('admitted by us', 'INSERT INTO app.own (id) VALUES (11)'),
@@ -76,7 +84,8 @@ INSERT INTO statements (what, statement) VALUES
 :outcomes ORDER BY n;
 -- What PostgREST answers.
 BEGIN;
-SELECT set_config('request.headers', json_build_object('x-api-key', text)::text, true) IS NULL AS x, set_config('request.method', 'POST', true), api_key.authenticate_request() FROM given \gset
+SELECT set_config('request.headers', json_build_object('x-api-key', text)::text, true) IS NULL AS x,
+    set_config('request.method', 'POST', true), api_key.authenticate_request() FROM given \gset
 \set VERBOSITY verbose
 INSERT INTO app.notes VALUES (3, NULL);
 \set VERBOSITY default
@@ -122,4 +131,5 @@ SET client_min_messages = error;
 DROP SCHEMA app CASCADE;
 DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_writer;
 DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_writer;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.resources, api_key_internal.guarded_tables, api_key_internal.isolated_tables, api_key_internal.audit_log;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.resources,
+    api_key_internal.guarded_tables, api_key_internal.isolated_tables, api_key_internal.audit_log;

@@ -1,30 +1,30 @@
 -- Resources: who may do what to a row, asked by authorize and kept by the policies of protect_resource.
-\set VERBOSITY default
-\set SHOW_CONTEXT never
-\pset null (null)
-SET api_key.argon2_memory_kib = 64;
-SET api_key.argon2_iterations = 1;
+\i tests/preamble.sql
+\i tests/roles.sql
 SET client_min_messages = error;
-SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_authenticator', p_create_roles => true);
 SET api_key.authenticated_role = 'regress_user';
 \set a '''00000000-0000-4000-8000-00000000000a'''
 \set b '''00000000-0000-4000-8000-00000000000b'''
-\set ada '''00000000-0000-4000-8000-0000000000a1'''
 \set abe '''00000000-0000-4000-8000-0000000000a2'''
-\set bob '''00000000-0000-4000-8000-0000000000b1'''
 SELECT api_key.define_tier('regress', 10);
 CREATE TEMP TABLE keys AS
-SELECT name, api_key.issue_api_key(user_id, p_tier => 'regress', p_tenant_id => tenant_id, p_scopes => scopes, p_resource_id => resource_id) ->> 'api_key' AS text
-FROM (VALUES ('owner', :ada::uuid, :a::uuid, '{}'::text[], NULL), ('colleague', :abe, :a, '{}', NULL), ('admin', :abe, :a, '{admin}', NULL),
-             ('stranger', :bob, :b, '{}', NULL), ('foreign admin', :bob, :b, '{admin}', NULL), ('owner elsewhere', :ada, :b, '{}', NULL),
-             ('bound', :ada, :a, '{}', '1'), ('bound admin', :abe, :a, '{admin}', '2'), ('of nobody', NULL, NULL, '{}', NULL)) AS k (name, user_id, tenant_id, scopes, resource_id);
+SELECT name, api_key.issue_api_key(user_id, p_tier => 'regress', p_tenant_id => tenant_id,
+    p_scopes => scopes, p_resource_id => resource_id) ->> 'api_key' AS text
+FROM (VALUES ('owner', :ada::uuid, :a::uuid, '{}'::text[], NULL), ('colleague', :abe, :a, '{}', NULL),
+    ('admin', :abe, :a, '{admin}', NULL),
+             ('stranger', :bob, :b, '{}', NULL), ('foreign admin', :bob, :b, '{admin}', NULL),
+                 ('owner elsewhere', :ada, :b, '{}', NULL),
+             ('bound', :ada, :a, '{}', '1'), ('bound admin', :abe, :a, '{admin}', '2'), ('of nobody', NULL,
+                 NULL, '{}', NULL)) AS k (name, user_id, tenant_id, scopes, resource_id);
 RESET client_min_messages;
 CREATE SCHEMA app;
 GRANT USAGE ON SCHEMA app TO regress_user, regress_anon;
 CREATE TABLE app.docs (id bigint PRIMARY KEY, owner_id uuid, tenant_id uuid, published boolean, title text);
 GRANT SELECT, INSERT, UPDATE, DELETE ON app.docs TO regress_user, regress_anon;
-INSERT INTO app.docs VALUES (1, :ada, :a, false), (2, :ada, :a, true), (3, :bob, :b, false), (4, :ada, NULL, false), (5, NULL, NULL, NULL);
-SELECT api_key.define_resource('doc', 'app.docs', p_tenant_column => 'tenant_id', p_public_when => 'published');
+INSERT INTO app.docs VALUES (1, :ada, :a, false), (2, :ada, :a, true), (3, :bob, :b, false), (4, :ada, NULL,
+    false), (5, NULL, NULL, NULL);
+SELECT api_key.define_resource('doc', 'app.docs', p_tenant_column => 'tenant_id',
+    p_public_when => 'published');
 TABLE api_key.resources;
 
 -- Acts as a key and undoes what was done.
@@ -32,7 +32,8 @@ CREATE FUNCTION pg_temp.as_key(p_key text, p_query text) RETURNS text LANGUAGE p
 DECLARE v_answer text; v_rows bigint;
 BEGIN
     BEGIN
-        PERFORM set_config('request.headers', coalesce(json_build_object('x-api-key', text)::text, ''), true), api_key.authenticate_request() FROM keys WHERE name = p_key;
+        PERFORM set_config('request.headers', coalesce(json_build_object('x-api-key', text)::text, ''),
+            true), api_key.authenticate_request() FROM keys WHERE name = p_key;
         IF p_key = 'none' THEN PERFORM set_config('role', 'regress_anon', true); END IF;
         IF p_query LIKE 'SELECT %' THEN
             EXECUTE p_query INTO v_answer;
@@ -42,15 +43,19 @@ BEGIN
         END IF;
         RAISE EXCEPTION USING ERRCODE = 'ZZZZZ';
     EXCEPTION WHEN OTHERS THEN
-        RETURN CASE WHEN SQLSTATE = 'ZZZZZ' THEN coalesce(v_answer, v_rows::text) ELSE SQLSTATE || ' ' || SQLERRM END;
+        RETURN CASE WHEN SQLSTATE = 'ZZZZZ' THEN coalesce(v_answer, v_rows::text)
+            ELSE SQLSTATE || ' ' || SQLERRM END;
     END;
 END
 $$;
 GRANT SELECT ON keys TO regress_user, regress_anon;
 -- For each caller and row: r may read it, w may write it.
 CREATE TEMP VIEW asked AS
-SELECT name, id, concat(CASE WHEN pg_temp.as_key(name, format('SELECT api_key.authorize(''doc'', %L, ''read'')', id)) = 'true' THEN 'r' END,
-                        CASE WHEN pg_temp.as_key(name, format('SELECT api_key.authorize(''doc'', %L, ''update'')', id)) = 'true' THEN 'w' END) AS may
+SELECT name, id, concat(CASE WHEN pg_temp.as_key(name,
+    format('SELECT api_key.authorize(''doc'', %L, ''read'')', id)) = 'true' THEN 'r' END,
+                        CASE WHEN pg_temp.as_key(name,
+                            format('SELECT api_key.authorize(''doc'', %L, ''update'')', id)) = 'true'
+                            THEN 'w' END) AS may
 FROM (SELECT name FROM keys UNION VALUES ('none')) AS k, generate_series(1, 6) AS id;
 \set matrix 'SELECT name, string_agg(CASE may WHEN '''' THEN ''-'' ELSE may END, '' '' ORDER BY id) AS "1 2 3 4 5 6" FROM asked GROUP BY name ORDER BY name;'
 :matrix
@@ -59,9 +64,12 @@ FROM (SELECT name FROM keys UNION VALUES ('none')) AS k, generate_series(1, 6) A
 SELECT jsonb_pretty(api_key.protect_resource('doc'));
 CREATE TEMP VIEW tried AS
 SELECT name, id, concat(
-    CASE WHEN pg_temp.as_key(name, format('SELECT count(*) FROM app.docs WHERE id = %s', id)) = '1' THEN 'r' END,
-    CASE WHEN pg_temp.as_key(name, format('UPDATE app.docs SET title = 1 WHERE id = %s', id)) = '1' THEN 'w' END,
-    CASE WHEN pg_temp.as_key(name, format('DELETE FROM app.docs WHERE id = %s', id)) = '1' THEN 'w' END) AS may
+    CASE WHEN pg_temp.as_key(name, format('SELECT count(*) FROM app.docs WHERE id = %s', id)) = '1' THEN 'r'
+        END,
+    CASE WHEN pg_temp.as_key(name, format('UPDATE app.docs SET title = 1 WHERE id = %s', id)) = '1' THEN 'w'
+        END,
+    CASE WHEN pg_temp.as_key(name, format('DELETE FROM app.docs WHERE id = %s', id)) = '1' THEN 'w'
+        END) AS may
 FROM (SELECT name FROM keys UNION VALUES ('none')) AS k, generate_series(1, 6) AS id;
 SELECT name, id, a.may, t.may FROM asked AS a JOIN tried AS t USING (name, id)
 WHERE a.may <> replace(t.may, 'ww', 'w') OR t.may LIKE '%w' AND t.may NOT LIKE '%ww';
@@ -69,27 +77,35 @@ SELECT count(*) FROM tried WHERE may = 'rww';
 -- Nobody writes what then is not his: not a new row, not by giving one away.
 SELECT pg_temp.as_key('owner', format('INSERT INTO app.docs VALUES (7, %L, %L)', :ada, :a)) AS own,
        pg_temp.as_key('owner', format('INSERT INTO app.docs VALUES (7, %L, %L)', :abe, :a)) AS of_another,
-       pg_temp.as_key('owner', format('INSERT INTO app.docs VALUES (7, %L, %L)', :ada, :b)) AS of_another_tenant,
-       pg_temp.as_key('owner', format('UPDATE app.docs SET owner_id = %L WHERE id = 1', :abe)) AS given_away,
+       pg_temp.as_key('owner', format('INSERT INTO app.docs VALUES (7, %L, %L)', :ada,
+           :b)) AS of_another_tenant,
+       pg_temp.as_key('owner', format('UPDATE app.docs SET owner_id = %L WHERE id = 1',
+           :abe)) AS given_away,
        pg_temp.as_key('admin', format('UPDATE app.docs SET owner_id = %L WHERE id = 1', :abe)) AS by_admin,
        pg_temp.as_key('admin', format('UPDATE app.docs SET tenant_id = %L WHERE id = 1', :b)) AS moved;
 
 -- A command says 404 where the caller may not read, there or not, and 403 where it may only read.
-SELECT name, id, action, pg_temp.as_key(name, format('SELECT api_key.require_authorization(''doc'', %L, %L)', id, action)) AS answer
-FROM (VALUES ('owner', '1', 'delete'), ('colleague', '2', 'read'), ('colleague', '2', 'update'), ('colleague', '1', 'read'), ('colleague', '1', 'write'),
-             ('colleague', '99', 'write'), ('colleague', 'x', 'write'), ('colleague', NULL, 'write'), ('none', '2', 'read'), ('none', '2', 'delete'), ('none', '1', 'delete'),
-             ('bound', '1', 'write'), ('bound', '2', 'read'), ('bound', '99', 'read')) AS c (name, id, action);
+SELECT name, id, action, pg_temp.as_key(name,
+    format('SELECT api_key.require_authorization(''doc'', %L, %L)', id, action)) AS answer
+FROM (VALUES ('owner', '1', 'delete'), ('colleague', '2', 'read'), ('colleague', '2', 'update'),
+    ('colleague', '1', 'read'), ('colleague', '1', 'write'),
+             ('colleague', '99', 'write'), ('colleague', 'x', 'write'), ('colleague', NULL, 'write'),
+                 ('none', '2', 'read'), ('none', '2', 'delete'), ('none', '1', 'delete'),
+             ('bound', '1', 'write'), ('bound', '2', 'read'), ('bound', '99', 'read')) AS c (name, id,
+                 action);
 BEGIN;
 SET LOCAL request.method = 'POST';
 \set VERBOSITY verbose
-SELECT pg_temp.as_key('colleague', 'SELECT api_key.require_authorization(''doc'', ''1'', ''read'')') = pg_temp.as_key('colleague', 'SELECT api_key.require_authorization(''doc'', ''99'', ''read'')') AS alike;
+SELECT pg_temp.as_key('colleague', 'SELECT api_key.require_authorization(''doc'', ''1'', ''read'')') =
+    pg_temp.as_key('colleague', 'SELECT api_key.require_authorization(''doc'', ''99'', ''read'')') AS alike;
 SELECT pg_temp.as_key('colleague', 'SELECT api_key.require_authorization(''doc'', ''1'', ''read'')');
 SELECT pg_temp.as_key('colleague', 'SELECT api_key.require_authorization(''doc'', ''2'', ''write'')');
 SELECT pg_temp.as_key('bound', 'SELECT api_key.require_authorization(''doc'', ''2'', ''write'')');
 ROLLBACK;
 \set VERBOSITY default
 -- No answer is an error, whatever the id.
-SELECT id, api_key.authorize('doc', id, 'read') FROM (VALUES (''), ('x'), ('1; DROP TABLE app.docs'), ('99999999999999999999'), (' 1 '), (NULL)) AS i (id);
+SELECT id, api_key.authorize('doc', id, 'read') FROM (VALUES (''), ('x'), ('1; DROP TABLE app.docs'),
+    ('99999999999999999999'), (' 1 '), (NULL)) AS i (id);
 SELECT api_key.authorize('doc', '1', 'publish');
 \echo :SQLSTATE
 SELECT api_key.authorize('doc', '1', NULL);
@@ -103,18 +119,22 @@ SELECT api_key.require_authorization(NULL, '1', 'read');
 SET client_min_messages = error;
 SELECT api_key.isolate_tenants('app.docs') ->> 'row_security' AS row_security;
 RESET client_min_messages;
-SELECT name, string_agg(CASE may WHEN '' THEN '-' ELSE may END, ' ' ORDER BY id) AS "1 2 3 4 5 6" FROM tried GROUP BY name ORDER BY name;
+SELECT name, string_agg(CASE may WHEN '' THEN '-' ELSE may END, ' ' ORDER BY id) AS "1 2 3 4 5 6" FROM tried
+    GROUP BY name ORDER BY name;
 SELECT api_key.remove_tenant_isolation('app.docs') ->> 'row_security' AS row_security;
 SELECT name, id FROM asked AS a JOIN tried AS t USING (name, id) WHERE a.may <> replace(t.may, 'ww', 'w');
 -- Defined anew, what protects follows; removed, all is as before.
-SELECT api_key.define_resource('doc', 'app.docs', p_owner_column => NULL, p_public_when => 'id IN (2, 3) OR title = $q$;--$q$');
+SELECT api_key.define_resource('doc', 'app.docs', p_owner_column => NULL,
+    p_public_when => 'id IN (2, 3) OR title = $q$;--$q$');
 :matrix
 SELECT name, id FROM asked AS a JOIN tried AS t USING (name, id) WHERE a.may <> replace(t.may, 'ww', 'w');
 SELECT api_key.define_resource('other', 'app.docs');
 SELECT api_key.protect_resource('other');
 \echo :SQLSTATE
 SELECT api_key.remove_resource('other'), api_key.remove_resource('doc'), api_key.remove_resource('doc');
-SELECT relrowsecurity, relforcerowsecurity, (SELECT count(*) FROM pg_policy WHERE polrelid = c.oid) AS policies, (SELECT count(*) FROM pg_trigger WHERE tgrelid = c.oid) AS triggers FROM pg_class AS c WHERE oid = 'app.docs'::regclass;
+SELECT relrowsecurity, relforcerowsecurity, (SELECT count(*) FROM pg_policy
+    WHERE polrelid = c.oid) AS policies, (SELECT count(*) FROM pg_trigger WHERE tgrelid = c.oid) AS triggers
+    FROM pg_class AS c WHERE oid = 'app.docs'::regclass;
 SELECT count(*) FROM api_key_internal.guarded_tables;
 SELECT api_key.authorize('doc', '1', 'read');
 \echo :SQLSTATE
@@ -141,7 +161,8 @@ CREATE TABLE app.rows (id integer PRIMARY KEY, owner_id uuid, t text, rows text,
 INSERT INTO app.rows VALUES (1, NULL, 't', 'rows', true), (2, NULL, 't', 'rows', false);
 CREATE FUNCTION app.is_shown(app.rows) RETURNS boolean LANGUAGE sql AS 'SELECT $1.published';
 :define 'row', 'app.rows', p_public_when => 'app.is_shown(rows.*)');
-SELECT api_key.authorize('row', '1', 'read'), api_key.authorize('row', '2', 'read'), api_key.authorize('row', '1', 'write');
+SELECT api_key.authorize('row', '1', 'read'), api_key.authorize('row', '2', 'read'),
+    api_key.authorize('row', '1', 'write');
 :define 'row', 'app.rows', p_public_when => 'ctid IS NOT NULL');
 SELECT api_key.remove_resource('row');
 :define 'doc', 'app.docs', p_public_when => 'app.is_shown(published) -- not yet');
@@ -185,7 +206,8 @@ CREATE TABLE app.held (n integer);
 INSERT INTO app.held VALUES (1);
 ALTER TABLE app.held ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.held FORCE ROW LEVEL SECURITY;
-CREATE FUNCTION app.count_held() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*) FROM app.held';
+CREATE FUNCTION app.count_held() RETURNS bigint LANGUAGE sql SECURITY DEFINER
+    AS 'SELECT count(*) FROM app.held';
 CREATE TABLE app.peeks (id integer PRIMARY KEY, owner_id uuid);
 INSERT INTO app.peeks VALUES (1, NULL);
 RESET ROLE;
@@ -199,7 +221,8 @@ CREATE UNIQUE INDEX ON app.twins (id, (n + 1));
 :define 'twin', 'app.twins', 'm');
 -- The type of an id is looked at each time, not only when the resource is defined.
 SET ROLE regress_owner;
-CREATE FUNCTION app.rises(integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'checks as %', current_user; RETURN true; END $$;
+CREATE FUNCTION app.rises(integer) RETURNS boolean
+    LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'checks as %', current_user; RETURN true; END $$;
 CREATE DOMAIN app.trap AS integer CHECK (app.rises(VALUE));
 CREATE TABLE app.changing (id integer PRIMARY KEY, owner_id uuid);
 RESET ROLE;
@@ -217,9 +240,11 @@ SELECT api_key.remove_resource('named');
 -- Nor does a name that the caller has put in the way mean anything.
 CREATE FUNCTION pg_temp.has_scope(text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
 CREATE TEMP TABLE docs AS SELECT 1::bigint AS id, true AS published;
-SELECT pg_temp.as_key('stranger', 'SELECT api_key.authorize(''doc'', ''1'', ''write'')'), pg_temp.as_key('stranger', 'SELECT api_key.authorize(''doc'', ''1'', ''read'')');
+SELECT pg_temp.as_key('stranger', 'SELECT api_key.authorize(''doc'', ''1'', ''write'')'),
+    pg_temp.as_key('stranger', 'SELECT api_key.authorize(''doc'', ''1'', ''read'')');
 -- A domain's check, and what makes a type of one's own of a text, is code of its owner: it is not run.
-CREATE FUNCTION app.fits(p_value text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'checks as %', current_user; RETURN p_value <> 'bad'; END $$;
+CREATE FUNCTION app.fits(p_value text) RETURNS boolean
+    LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'checks as %', current_user; RETURN p_value <> 'bad'; END $$;
 CREATE DOMAIN app.slug AS text CHECK (app.fits(VALUE));
 CREATE TABLE app.pages (slug app.slug PRIMARY KEY, owner_id uuid);
 ALTER TABLE app.pages OWNER TO regress_owner;
@@ -254,7 +279,8 @@ SELECT api_key.protect_resource('page');
 SELECT api_key.remove_resource('page');
 
 -- Ids that are unique within the tenant only; partitions are reached through their table.
-CREATE TABLE app.parts (id uuid, tenant_id uuid, owner_id uuid, PRIMARY KEY (tenant_id, id)) PARTITION BY HASH (tenant_id);
+CREATE TABLE app.parts (id uuid, tenant_id uuid, owner_id uuid, PRIMARY KEY (tenant_id, id))
+    PARTITION BY HASH (tenant_id);
 CREATE TABLE app.parts_0 PARTITION OF app.parts FOR VALUES WITH (modulus 1, remainder 0);
 GRANT SELECT ON app.parts, app.parts_0 TO regress_user;
 INSERT INTO app.parts VALUES (:ada, :a, :ada), (:ada, :b, :bob);
@@ -262,12 +288,17 @@ SELECT api_key.define_resource('part', 'app.parts');
 \echo :SQLSTATE
 SELECT api_key.define_resource('part', 'app.parts', p_tenant_column => 'tenant_id');
 SELECT r -> 'partitions' AS partitions FROM api_key.protect_resource('part') AS r;
-SELECT pg_temp.as_key('owner', 'SELECT count(*) FROM app.parts'), pg_temp.as_key('owner', 'SELECT count(*) FROM app.parts_0'),
-       pg_temp.as_key('owner', format('SELECT api_key.authorize(''part'', %L, ''update'')', :ada)), pg_temp.as_key('colleague', format('SELECT api_key.authorize(''part'', %L, ''read'')', :ada));
+SELECT pg_temp.as_key('owner', 'SELECT count(*) FROM app.parts'), pg_temp.as_key('owner',
+    'SELECT count(*) FROM app.parts_0'),
+       pg_temp.as_key('owner', format('SELECT api_key.authorize(''part'', %L, ''update'')', :ada)),
+           pg_temp.as_key('colleague', format('SELECT api_key.authorize(''part'', %L, ''read'')', :ada));
 
-SELECT event, details ->> 'type' AS type FROM api_key.audit_log WHERE event LIKE 'resource%' ORDER BY audit_id;
+SELECT event, details ->> 'type' AS type FROM api_key.audit_log WHERE event LIKE 'resource%'
+    ORDER BY audit_id;
 SET client_min_messages = error;
 DROP SCHEMA app CASCADE;
 DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_owner;
 DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_owner;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.resources, api_key_internal.guarded_tables, api_key_internal.isolated_tables, api_key_internal.tiers, api_key_internal.audit_log;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.resources,
+    api_key_internal.guarded_tables, api_key_internal.isolated_tables, api_key_internal.tiers,
+    api_key_internal.audit_log;

@@ -1,10 +1,6 @@
 -- What an attacker has tried and must not get. Each begins with who the attacker is.
-\set VERBOSITY default
-\set SHOW_CONTEXT never
-\pset null (null)
+\i tests/preamble.sql
 \set database :DBNAME
-SET api_key.argon2_memory_kib = 64;
-SET api_key.argon2_iterations = 1;
 
 -- Someone who may make schemas, before the extension is there: what stands in the way of its
 -- schemas is an error, and not taken for the extension's own.
@@ -30,8 +26,10 @@ CREATE FUNCTION public.format(text, VARIADIC "any") RETURNS text LANGUAGE intern
 CREATE TABLE public.keys (key_id uuid);
 CREATE TABLE pg_temp.keys (key_id uuid);
 CREATE EXTENSION api_key;
-SELECT extnamespace::regnamespace AS schema, extrelocatable AS relocatable FROM pg_extension WHERE extname = 'api_key';
-SELECT nspname, pg_get_userbyid(nspowner) = current_user AS is_ours FROM pg_namespace WHERE nspname LIKE 'api\_key%' ORDER BY 1;
+SELECT extnamespace::regnamespace AS schema, extrelocatable AS relocatable FROM pg_extension
+    WHERE extname = 'api_key';
+SELECT nspname, pg_get_userbyid(nspowner) = current_user AS is_ours FROM pg_namespace
+    WHERE nspname LIKE 'api\_key%' ORDER BY 1;
 SELECT api_key.issue_api_key() ->> 'api_key' AS key \gset
 SELECT api_key.verify_api_key(:'key') ->> 'code' AS code;
 \c :database
@@ -41,14 +39,13 @@ DROP DATABASE regress_security;
 SET api_key.argon2_memory_kib = 64;
 SET api_key.argon2_iterations = 1;
 
-SET client_min_messages = warning;
-SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_authenticator', p_create_roles => true);
-RESET client_min_messages;
+\i tests/roles.sql
 CREATE SCHEMA regress_attack;
 GRANT USAGE, CREATE ON SCHEMA regress_attack TO regress_user, regress_service;
 SELECT api_key.define_tier('many');
 SELECT count(api_key.issue_api_key(user_id, 'Secret of ' || user_id, 'many')) AS issued
-FROM (VALUES ('00000000-0000-4000-8000-0000000000a1'::uuid), ('00000000-0000-4000-8000-0000000000b1'), ('00000000-0000-4000-8000-0000000000c1')) AS u (user_id);
+FROM (VALUES ('00000000-0000-4000-8000-0000000000a1'::uuid), ('00000000-0000-4000-8000-0000000000b1'),
+    ('00000000-0000-4000-8000-0000000000c1')) AS u (user_id);
 
 -- A role of users that owns a table: its code runs whenever an administrator maintains that table,
 -- and must not be an administrator there. It tries what only administrators may.
@@ -71,10 +68,15 @@ BEGIN
     PERFORM regress_attack.try('list', 'SELECT string_agg(name, '','') FROM api_key.list_api_keys()');
     PERFORM set_config('request.jwt.claims', '{"sub": "00000000-0000-4000-8000-0000000000b1"}', true);
     PERFORM regress_attack.try('list as b1', 'SELECT string_agg(name, '','') FROM api_key.list_api_keys()');
-    PERFORM regress_attack.try('list a1 as b1', 'SELECT string_agg(name, '','') FROM api_key.list_api_keys(''00000000-0000-4000-8000-0000000000a1'')');
-    PERFORM regress_attack.try('issue for a1', 'SELECT api_key.issue_api_key(''00000000-0000-4000-8000-0000000000a1'') ->> ''name''');
-    PERFORM regress_attack.try('issue admin', 'SELECT api_key.issue_api_key(p_scopes => ''{admin}'') ->> ''name''');
-    PERFORM regress_attack.try('revoke all of a1', 'SELECT api_key.revoke_api_keys(''00000000-0000-4000-8000-0000000000a1'')');
+    PERFORM regress_attack.try('list a1 as b1',
+        'SELECT string_agg(name, '','')
+        FROM api_key.list_api_keys(''00000000-0000-4000-8000-0000000000a1'')');
+    PERFORM regress_attack.try('issue for a1',
+        'SELECT api_key.issue_api_key(''00000000-0000-4000-8000-0000000000a1'') ->> ''name''');
+    PERFORM regress_attack.try('issue admin',
+        'SELECT api_key.issue_api_key(p_scopes => ''{admin}'') ->> ''name''');
+    PERFORM regress_attack.try('revoke all of a1',
+        'SELECT api_key.revoke_api_keys(''00000000-0000-4000-8000-0000000000a1'')');
     PERFORM regress_attack.try('define_tier', 'SELECT api_key.define_tier(''mine'')');
     PERFORM regress_attack.try('role', 'SELECT set_config(''role'', ''none'', true)');
     PERFORM regress_attack.try('role', 'SELECT set_config(''role'', ''regress_service'', true)');
@@ -104,8 +106,10 @@ REINDEX TABLE regress_attack.bait;
 SET regress.during = 'REFRESH';
 REFRESH MATERIALIZED VIEW regress_attack.viewed;
 RESET regress.during;
-SELECT tried, outcome, string_agg(DISTINCT during, ', ' ORDER BY during) AS during FROM regress_attack.seen GROUP BY tried, outcome ORDER BY tried, outcome;
-SELECT count(*) AS live_keys FROM api_key.list_api_keys() WHERE status = 'active' AND name LIKE 'Secret of %';
+SELECT tried, outcome, string_agg(DISTINCT during, ', ' ORDER BY during) AS during FROM regress_attack.seen
+    GROUP BY tried, outcome ORDER BY tried, outcome;
+SELECT count(*) AS live_keys FROM api_key.list_api_keys() WHERE status = 'active'
+    AND name LIKE 'Secret of %';
 SELECT count(*) AS tiers FROM api_key_internal.tiers WHERE name = 'mine';
 
 -- The service role, which may import and is no superuser: what it gives import_api_keys to read
@@ -136,7 +140,8 @@ INSERT INTO regress_attack.policed VALUES (md5('policed'));
 CREATE POLICY policed ON regress_attack.policed USING (regress_attack.hash('a policy') IS NOT NULL);
 ALTER TABLE regress_attack.policed ENABLE ROW LEVEL SECURITY;
 ALTER TABLE regress_attack.policed FORCE ROW LEVEL SECURITY;
-CREATE FUNCTION regress_attack.import(p_source regclass, p_columns jsonb) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION regress_attack.import(p_source regclass, p_columns jsonb) RETURNS text
+    LANGUAGE plpgsql AS $$
 BEGIN
     RETURN 'imported ' || api_key.import_api_keys(p_source, p_columns, 'md5');
 EXCEPTION WHEN OTHERS THEN
@@ -145,7 +150,8 @@ END
 $$;
 SET client_min_messages = warning;
 SELECT regress_attack.import('regress_attack.view_of_keys', '{"hash": "hash"}') IS NOT NULL AS tried;
-SELECT regress_attack.import('regress_attack.cast_of_keys', '{"hash": "hash", "user_id": "owner"}') IS NOT NULL AS tried;
+SELECT regress_attack.import('regress_attack.cast_of_keys', '{"hash": "hash", "user_id": "owner"}')
+    IS NOT NULL AS tried;
 SELECT regress_attack.import('regress_attack.policed', '{"hash": "hash"}') IS NOT NULL AS tried;
 RESET client_min_messages;
 RESET ROLE;
@@ -173,29 +179,42 @@ END
 $$;
 SELECT what, pg_temp.with_claims(claims) AS outcome
 FROM (VALUES
-    ('as usual', '{"sub": "00000000-0000-4000-8000-0000000000a1"}'), ('upper case', '{"sub": "00000000-0000-4000-8000-0000000000A1"}'),
-    ('empty', ''), ('a space', ' '), ('no JSON', 'x'), ('half of JSON', '{"sub": '), ('two values', '{} {}'), ('single quotes', '{''sub'': 1}'),
-    ('an array', '[]'), ('a string', '"00000000-0000-4000-8000-0000000000a1"'), ('a number', '1'), ('null', 'null'), ('true', 'true'),
-    ('sub null', '{"sub": null}'), ('sub empty', '{"sub": ""}'), ('sub a number', '{"sub": 1}'), ('sub true', '{"sub": true}'),
+    ('as usual', '{"sub": "00000000-0000-4000-8000-0000000000a1"}'), ('upper case',
+        '{"sub": "00000000-0000-4000-8000-0000000000A1"}'),
+    ('empty', ''), ('a space', ' '), ('no JSON', 'x'), ('half of JSON', '{"sub": '), ('two values',
+        '{} {}'), ('single quotes', '{''sub'': 1}'),
+    ('an array', '[]'), ('a string', '"00000000-0000-4000-8000-0000000000a1"'), ('a number', '1'), ('null',
+        'null'), ('true', 'true'),
+    ('sub null', '{"sub": null}'), ('sub empty', '{"sub": ""}'), ('sub a number', '{"sub": 1}'),
+        ('sub true', '{"sub": true}'),
     ('sub an array', '{"sub": ["00000000-0000-4000-8000-0000000000a1"]}'), ('sub an object', '{"sub": {}}'),
-    ('sub no UUID', '{"sub": "ada"}'), ('sub with a space', '{"sub": " 00000000-0000-4000-8000-0000000000a1"}'),
-    ('sub in braces', '{"sub": "{00000000-0000-4000-8000-0000000000a1}"}'), ('sub without dashes', '{"sub": "000000000000400080000000000000a1"}'),
-    ('sub twice', '{"sub": "00000000-0000-4000-8000-0000000000a1", "sub": "00000000-0000-4000-8000-0000000000b1"}'),
+    ('sub no UUID', '{"sub": "ada"}'), ('sub with a space',
+        '{"sub": " 00000000-0000-4000-8000-0000000000a1"}'),
+    ('sub in braces', '{"sub": "{00000000-0000-4000-8000-0000000000a1}"}'), ('sub without dashes',
+        '{"sub": "000000000000400080000000000000a1"}'),
+    ('sub twice', '{"sub": "00000000-0000-4000-8000-0000000000a1",
+        "sub": "00000000-0000-4000-8000-0000000000b1"}'),
     ('sub of 1 MB', '{"sub": "' || repeat('a', 1048576) || '"}'),
-    ('NUL', '{"sub": "\u0000"}'), ('NUL elsewhere', '{"other": "\u0000"}'), ('half a surrogate', '{"other": "\ud800"}'), ('bad escape', '{"other": "\x"}'),
-    ('control character', E'{"other": "\001"}'), ('number beyond all', '{"other": 1e999999}'), ('long number', '{"other": ' || repeat('9', 200000) || '}'),
-    ('deep', repeat('[', 100000) || repeat(']', 100000)), ('deep in a member', '{"other": ' || repeat('{"a":', 50000) || '1' || repeat('}', 50001)),
-    ('NaN', '{"other": NaN}'), ('tenant empty', '{"sub": "00000000-0000-4000-8000-0000000000a1", "tenant_id": ""}'),
+    ('NUL', '{"sub": "\u0000"}'), ('NUL elsewhere', '{"other": "\u0000"}'), ('half a surrogate',
+        '{"other": "\ud800"}'), ('bad escape', '{"other": "\x"}'),
+    ('control character', E'{"other": "\001"}'), ('number beyond all', '{"other": 1e999999}'),
+        ('long number', '{"other": ' || repeat('9', 200000) || '}'),
+    ('deep', repeat('[', 100000) || repeat(']', 100000)), ('deep in a member',
+        '{"other": ' || repeat('{"a":', 50000) || '1' || repeat('}', 50001)),
+    ('NaN', '{"other": NaN}'), ('tenant empty',
+        '{"sub": "00000000-0000-4000-8000-0000000000a1", "tenant_id": ""}'),
     ('tenant a number', '{"sub": "00000000-0000-4000-8000-0000000000a1", "tenant_id": 1}'),
     ('tenant an object', '{"sub": "00000000-0000-4000-8000-0000000000a1", "tenant_id": {"a": 1}}'),
     ('scopes an object', '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": {"admin": true}}'),
     ('scopes a number', '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": 1}'),
     ('scopes true', '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": true}'),
     ('scopes null', '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": null}'),
-    ('scopes odd elements', '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": [1, null, {}, [], true]}'),
+    ('scopes odd elements', '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": [1, null, {}, [],
+        true]}'),
     ('tier an object', '{"sub": "00000000-0000-4000-8000-0000000000a1", "tier": {}}'),
     ('tier unknown', '{"sub": "00000000-0000-4000-8000-0000000000a1", "tier": "no such"}'),
-    ('role of service', '{"role": "regress_service"}'), ('administrator', '{"administrator": true}')) AS c (what, claims);
+    ('role of service', '{"role": "regress_service"}'), ('administrator',
+        '{"administrator": true}')) AS c (what, claims);
 
 -- A client that reads backslashes as escapes: what the extension does with texts does not depend on it.
 CREATE SCHEMA regress_compat;
@@ -209,26 +228,37 @@ SET api_key.argon2_iterations = 1;
 SET standard_conforming_strings = off;
 SET escape_string_warning = off;
 SELECT api_key.define_scope('articles:read', 'd');
-SELECT api_key.issue_api_key(p_scopes => '{articles:read}', p_tier => 'many', p_prefix => 'abc_1_') AS issued \gset
-SELECT :'issued'::jsonb -> 'scopes' AS scopes, api_key.verify_api_key(:'issued'::jsonb ->> 'api_key', '{articles:read}') ->> 'code' AS code;
-SELECT api_key.update_api_key((:'issued'::jsonb ->> 'key_id')::uuid, '{"scopes": ["articles:read"], "name": "n"}') -> 'scopes' AS scopes;
+SELECT api_key.issue_api_key(p_scopes => '{articles:read}', p_tier => 'many',
+    p_prefix => 'abc_1_') AS issued \gset
+SELECT :'issued'::jsonb -> 'scopes' AS scopes, api_key.verify_api_key(:'issued'::jsonb ->> 'api_key',
+    '{articles:read}') ->> 'code' AS code;
+SELECT api_key.update_api_key((:'issued'::jsonb ->> 'key_id')::uuid,
+    '{"scopes": ["articles:read"], "name": "n"}') -> 'scopes' AS scopes;
 SELECT api_key.issue_api_key(p_scopes => '{"articlesXread"}');
 SELECT api_key.issue_api_key(p_name => E'a\nb');
-SELECT api_key.rotate_api_key((:'issued'::jsonb ->> 'key_id')::uuid) ->> 'masked_key' LIKE 'abc_1_%' AS rotated;
-SELECT api_key.import_api_key_hash(md5('escaped'), 'md5', NULL, p_scopes => '{articles:read}') IS NOT NULL AS imported;
+SELECT api_key.rotate_api_key((:'issued'::jsonb ->> 'key_id')::uuid) ->> 'masked_key' LIKE 'abc_1_%' AS
+    rotated;
+SELECT api_key.import_api_key_hash(md5('escaped'), 'md5', NULL, p_scopes => '{articles:read}')
+    IS NOT NULL AS imported;
 SELECT api_key.verify_api_key('escaped', '{articles:read}') ->> 'code' AS code;
 CALL api_key.migrate_legacy_hashes();
-SELECT count(api_key.install_compat(profile, 'regress_compat')) AS installed FROM unnest('{jsonb_envelope,any_name,stored_hash_pair}'::text[]) AS profile;
-SELECT count(api_key.install_compat(profile, 'regress_compat')) AS again FROM unnest('{jsonb_envelope,any_name,stored_hash_pair}'::text[]) AS profile;
+SELECT count(api_key.install_compat(profile, 'regress_compat')) AS installed
+    FROM unnest('{jsonb_envelope,any_name,stored_hash_pair}'::text[]) AS profile;
+SELECT count(api_key.install_compat(profile, 'regress_compat')) AS again
+    FROM unnest('{jsonb_envelope,any_name,stored_hash_pair}'::text[]) AS profile;
 SELECT regress_compat.verify_api_key_hash('escaped'::text) -> 'success' AS success;
-SELECT count(api_key.remove_compat(profile, 'regress_compat')) AS removed FROM unnest('{jsonb_envelope,any_name,stored_hash_pair}'::text[]) AS profile;
+SELECT count(api_key.remove_compat(profile, 'regress_compat')) AS removed
+    FROM unnest('{jsonb_envelope,any_name,stored_hash_pair}'::text[]) AS profile;
 SELECT api_key.install_compat('bearer_row', 'regress_compat');
 SELECT count(*) AS rows FROM regress_compat.verify_api_key_hash('Bearer  escaped');
 SELECT count(*) AS made_before FROM regress_before.verify_api_key_hash('Bearer  escaped');
 SELECT api_key.remove_compat('bearer_row', 'regress_before');
 SELECT api_key.remove_compat('bearer_row', 'regress_compat');
-SELECT count(*) AS functions_left FROM pg_proc WHERE pronamespace IN ('regress_compat'::regnamespace, 'regress_before'::regnamespace);
-SELECT set_config('request.jwt.claims', '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": "articles:read"}', false) IS NOT NULL AS is_a1;
+SELECT count(*) AS functions_left FROM pg_proc WHERE pronamespace IN ('regress_compat'::regnamespace,
+    'regress_before'::regnamespace);
+SELECT set_config('request.jwt.claims',
+    '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": "articles:read"}', false)
+    IS NOT NULL AS is_a1;
 SET ROLE regress_user;
 SELECT api_key.issue_api_key(p_scopes => '{articles:read}') -> 'scopes' AS scopes;
 RESET ROLE;
@@ -237,4 +267,6 @@ SET client_min_messages = warning;
 DROP SCHEMA regress_attack, regress_compat, regress_before CASCADE;
 DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator CASCADE;
 DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_attacker;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.root_key, api_key_internal.migration_runs, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log, api_key_internal.compat_functions;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
+    api_key_internal.root_key, api_key_internal.migration_runs, api_key_internal.tiers,
+    api_key_internal.scopes, api_key_internal.audit_log, api_key_internal.compat_functions;

@@ -1,13 +1,14 @@
 -- The types that sql/ declares functions in Rust with are those that Rust declares: PostgreSQL takes
 -- sql/'s word for it, and hands the function whatever is declared there.
-\set VERBOSITY terse
+\i tests/preamble.sql
 CREATE FUNCTION pg_temp.rust_signature(p_symbol text) RETURNS text
 LANGUAGE c STRICT AS '$libdir/api_key', 'rust_signature';
 
 CREATE TEMP VIEW signatures AS
 SELECT f.oid::regproc::text AS function,
     format('(%s) %s%s',
-        array_to_string(ARRAY(SELECT format_type(t, NULL) FROM unnest(f.proargtypes) WITH ORDINALITY AS a (t, n) ORDER BY n), ', '),
+        array_to_string(ARRAY(SELECT format_type(t, NULL)
+            FROM unnest(f.proargtypes) WITH ORDINALITY AS a (t, n) ORDER BY n), ', '),
         format_type(f.prorettype, NULL),
         CASE WHEN f.proisstrict THEN ' STRICT' END) AS sql,
     pg_temp.rust_signature(f.prosrc) AS rust

@@ -1,12 +1,6 @@
 -- isolate_tenants: each tenant's keys see and change that tenant's rows only; and the way back.
-\set VERBOSITY default
-\set SHOW_CONTEXT never
-\pset null (null)
-SET api_key.argon2_memory_kib = 64;
-SET api_key.argon2_iterations = 1;
-SET client_min_messages = error;
-SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_authenticator', p_create_roles => true);
-RESET client_min_messages;
+\i tests/preamble.sql
+\i tests/roles.sql
 SET api_key.authenticated_role = 'regress_user';
 \set a '''00000000-0000-4000-8000-00000000000a'''
 \set b '''00000000-0000-4000-8000-00000000000b'''
@@ -14,13 +8,15 @@ SELECT api_key.issue_api_key(p_tenant_id => :a) ->> 'api_key' AS key_a \gset
 SELECT api_key.issue_api_key(p_tenant_id => :b) ->> 'api_key' AS key_b \gset
 SELECT api_key.issue_api_key() ->> 'api_key' AS key_of_none \gset
 -- A request of PostgREST's; it ends with the transaction.
-PREPARE request (text) AS SELECT FROM set_config('request.headers', json_build_object('x-api-key', $1)::text, true), api_key.authenticate_request();
+PREPARE request (text) AS SELECT FROM set_config('request.headers', json_build_object('x-api-key',
+    $1)::text, true), api_key.authenticate_request();
 \set request_a 'BEGIN; EXECUTE request(:''key_a'');'
 \set request_b 'BEGIN; EXECUTE request(:''key_b'');'
 
 CREATE SCHEMA app;
 GRANT USAGE ON SCHEMA app TO regress_user, regress_anon;
-ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO regress_user, regress_anon;
+ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO regress_user,
+    regress_anon;
 CREATE TABLE app.folders (id integer PRIMARY KEY, tenant_id uuid NOT NULL, name text);
 CREATE TABLE app."Notes" (
     id integer PRIMARY KEY,
@@ -34,7 +30,8 @@ CREATE VIEW app.all_notes AS SELECT * FROM app."Notes";
 CREATE VIEW app.my_notes WITH (security_invoker = true) AS SELECT * FROM app."Notes";
 GRANT TRUNCATE ON app."Notes" TO regress_user;
 INSERT INTO app.folders VALUES (1, :a, 'a'), (2, :b, 'b'), (3, :a, 'a3'), (4, :b, 'b4');
-INSERT INTO app."Notes" (id, "Tenant", folder_id) VALUES (1, :a, 1), (2, :b, 2), (3, NULL, NULL), (4, :b, 1);
+INSERT INTO app."Notes" (id, "Tenant", folder_id) VALUES (1, :a, 1), (2, :b, 2), (3, NULL, NULL), (4, :b,
+    1);
 
 -- It tells what it did, and what it cannot see to.
 SELECT jsonb_pretty(api_key.isolate_tenants('app.folders'));
@@ -48,11 +45,14 @@ ALTER TABLE app."Notes" DROP CONSTRAINT "Notes_pkey" CASCADE, DROP CONSTRAINT "N
 ALTER TABLE app."Notes" ADD PRIMARY KEY ("Tenant", id), ADD UNIQUE ("Tenant", code), ADD UNIQUE (uid, id);
 ALTER TABLE app.folders DROP CONSTRAINT folders_pkey CASCADE;
 ALTER TABLE app.folders ADD PRIMARY KEY (id);
-ALTER TABLE app."Notes" ADD CONSTRAINT folder FOREIGN KEY (folder_id) REFERENCES app.folders ON DELETE CASCADE;
+ALTER TABLE app."Notes" ADD CONSTRAINT folder FOREIGN KEY (folder_id)
+    REFERENCES app.folders ON DELETE CASCADE;
 -- Again, it does what is left to do, and changes nothing else.
-SELECT r ->> 'index_made' AS index_made, r -> 'policies' AS policies, r -> 'unique_without_tenant' AS u, r -> 'views' AS v, r -> 'privileges' AS p
+SELECT r ->> 'index_made' AS index_made, r -> 'policies' AS policies, r -> 'unique_without_tenant' AS u,
+    r -> 'views' AS v, r -> 'privileges' AS p
 FROM api_key.isolate_tenants('app."Notes"', 'Tenant') AS r;
-SELECT polname, polcmd, polpermissive, polroles, pg_get_expr(polqual, polrelid) AS qual, pg_get_expr(polwithcheck, polrelid) AS with_check
+SELECT polname, polcmd, polpermissive, polroles, pg_get_expr(polqual, polrelid) AS qual,
+    pg_get_expr(polwithcheck, polrelid) AS with_check
 FROM pg_policy WHERE polrelid = 'app."Notes"'::regclass ORDER BY polname;
 
 -- Each tenant sees its rows, and no others.
@@ -79,7 +79,8 @@ ROLLBACK;
 -- Without a key, or with one of no tenant, nothing is seen.
 BEGIN;
 SET LOCAL ROLE regress_user;
-SET LOCAL request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "tenant_id": "00000000-0000-4000-8000-00000000000a"}';
+SET LOCAL request.jwt.claims =
+    '{"sub": "00000000-0000-4000-8000-0000000000a1", "tenant_id": "00000000-0000-4000-8000-00000000000a"}';
 SELECT count(*) FROM app.folders;
 ROLLBACK;
 BEGIN;
@@ -105,15 +106,18 @@ SELECT count(*) FROM app.folders;
 ROLLBACK;
 DROP POLICY open ON app.folders;
 -- The tenant is asked once a statement, and the index is used.
-CREATE FUNCTION app.plan(p_query text) RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY EXECUTE 'EXPLAIN (COSTS off) ' || p_query; END $$;
+CREATE FUNCTION app.plan(p_query text) RETURNS SETOF text
+    LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY EXECUTE 'EXPLAIN (COSTS off) ' || p_query; END $$;
 SET enable_seqscan = off;
 :request_a
-SELECT count(*) FILTER (WHERE line LIKE '%InitPlan 1%') > 0 AS once, count(*) FILTER (WHERE line LIKE '%Index Cond: (tenant_id = %') AS by_index
+SELECT count(*) FILTER (WHERE line LIKE '%InitPlan 1%') > 0 AS once,
+    count(*) FILTER (WHERE line LIKE '%Index Cond: (tenant_id = %') AS by_index
 FROM app.plan('SELECT FROM app.folders') AS line;
 ROLLBACK;
 RESET enable_seqscan;
 -- A condition that tells what it sees sees no other tenant's row, however cheap it says it is.
-CREATE FUNCTION app.tell(p_name text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$ BEGIN RAISE NOTICE 'sees %', p_name; RETURN true; END $$;
+CREATE FUNCTION app.tell(p_name text) RETURNS boolean
+    LANGUAGE plpgsql COST 0.0001 AS $$ BEGIN RAISE NOTICE 'sees %', p_name; RETURN true; END $$;
 :request_a
 SELECT count(*) FROM app.folders WHERE app.tell(name);
 SELECT count(*) FROM app.folders WHERE 1 / (id - 2) > -10;
@@ -132,7 +136,8 @@ UPDATE app."Notes" SET folder_id = 2 WHERE id = 1;
 ROLLBACK TO s;
 UPDATE app."Notes" SET folder_id = 99 WHERE id = 1;
 ROLLBACK TO s;
-INSERT INTO app."Notes" (id, folder_id) VALUES (1, 2) ON CONFLICT ("Tenant", id) DO UPDATE SET folder_id = excluded.folder_id;
+INSERT INTO app."Notes" (id, folder_id) VALUES (1, 2) ON CONFLICT ("Tenant", id) DO UPDATE
+    SET folder_id = excluded.folder_id;
 ROLLBACK TO s;
 -- Its own rows may be referred to, also those of the same statement, and none.
 WITH folder AS (INSERT INTO app.folders (id) VALUES (30) RETURNING id)
@@ -167,10 +172,12 @@ ROLLBACK;
 CREATE TABLE app.shelves (id integer PRIMARY KEY, tenant_id uuid) PARTITION BY RANGE (id);
 CREATE TABLE app.shelves_1 PARTITION OF app.shelves FOR VALUES FROM (1) TO (10);
 CREATE TABLE app.shelves_2 PARTITION OF app.shelves FOR VALUES FROM (10) TO (20);
-CREATE TABLE app.boxes (id integer PRIMARY KEY, tenant_id uuid, shelf_id integer CONSTRAINT shelf REFERENCES app.shelves);
+CREATE TABLE app.boxes (id integer PRIMARY KEY, tenant_id uuid, shelf_id integer CONSTRAINT shelf
+    REFERENCES app.shelves);
 INSERT INTO app.shelves VALUES (1, :a), (11, :a), (12, :b);
 SET client_min_messages = error;
-SELECT api_key.isolate_tenants('app.shelves') -> 'partitions' AS partitions, api_key.isolate_tenants('app.boxes') -> 'foreign_keys' AS foreign_keys;
+SELECT api_key.isolate_tenants('app.shelves') -> 'partitions' AS partitions,
+    api_key.isolate_tenants('app.boxes') -> 'foreign_keys' AS foreign_keys;
 RESET client_min_messages;
 :request_a
 INSERT INTO app.boxes (id, shelf_id) VALUES (1, 1), (2, 11);
@@ -179,10 +186,12 @@ INSERT INTO app.boxes (id, shelf_id) VALUES (3, 12);
 ROLLBACK TO s;
 INSERT INTO app.boxes (id, shelf_id) VALUES (3, 13);
 ROLLBACK;
-SELECT api_key.remove_tenant_isolation('app.boxes') ->> 'row_security' AS boxes, api_key.remove_tenant_isolation('app.shelves') ->> 'row_security' AS shelves;
+SELECT api_key.remove_tenant_isolation('app.boxes') ->> 'row_security' AS boxes,
+    api_key.remove_tenant_isolation('app.shelves') ->> 'row_security' AS shelves;
 
 -- A table that refers to itself, by several columns.
-CREATE TABLE app.tree (tenant_id uuid, a integer, b integer, up_a integer, up_b integer, PRIMARY KEY (a, b), CONSTRAINT up FOREIGN KEY (up_a, up_b) REFERENCES app.tree DEFERRABLE);
+CREATE TABLE app.tree (tenant_id uuid, a integer, b integer, up_a integer, up_b integer, PRIMARY KEY (a, b),
+    CONSTRAINT up FOREIGN KEY (up_a, up_b) REFERENCES app.tree DEFERRABLE);
 INSERT INTO app.tree VALUES (:b, 1, 1);
 SET client_min_messages = error;
 SELECT api_key.isolate_tenants('app.tree') -> 'foreign_keys' AS foreign_keys;
@@ -199,11 +208,13 @@ UPDATE app.tree SET up_a = 1, up_b = 1 WHERE a = 2;
 ROLLBACK;
 
 -- Partitions: through the table and by themselves, those that come later when it is called again.
-CREATE TABLE app.events (tenant_id uuid NOT NULL, day integer, folder_id integer CONSTRAINT folder REFERENCES app.folders, PRIMARY KEY (tenant_id, day)) PARTITION BY RANGE (day);
+CREATE TABLE app.events (tenant_id uuid NOT NULL, day integer, folder_id integer CONSTRAINT folder
+    REFERENCES app.folders, PRIMARY KEY (tenant_id, day)) PARTITION BY RANGE (day);
 CREATE TABLE app.events_1 PARTITION OF app.events FOR VALUES FROM (1) TO (10);
 SELECT api_key.isolate_tenants('app.events_1');
 \echo :SQLSTATE
-SELECT r -> 'partitions' AS partitions, r ->> 'index' AS index, r -> 'foreign_keys' AS foreign_keys FROM api_key.isolate_tenants('app.events') AS r;
+SELECT r -> 'partitions' AS partitions, r ->> 'index' AS index, r -> 'foreign_keys' AS foreign_keys
+    FROM api_key.isolate_tenants('app.events') AS r;
 CREATE TABLE app.events_2 PARTITION OF app.events FOR VALUES FROM (10) TO (20);
 SELECT r -> 'partitions' AS partitions FROM api_key.isolate_tenants('app.events') AS r;
 INSERT INTO app.events VALUES (:a, 1), (:b, 1), (:a, 11), (:b, 12);
@@ -219,17 +230,22 @@ ROLLBACK TO s;
 INSERT INTO app.events (day, folder_id) VALUES (13, 99);
 ROLLBACK;
 SELECT api_key.remove_tenant_isolation('app.events');
-SELECT relname, relrowsecurity, relforcerowsecurity, (SELECT count(*) FROM pg_policy WHERE polrelid = c.oid) AS policies, (SELECT count(*) FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal) AS triggers, api_key_internal.column_default(c.oid, 'tenant_id') AS "default"
+SELECT relname, relrowsecurity, relforcerowsecurity, (SELECT count(*) FROM pg_policy
+    WHERE polrelid = c.oid) AS policies, (SELECT count(*) FROM pg_trigger WHERE tgrelid = c.oid
+    AND NOT tgisinternal) AS triggers, api_key_internal.column_default(c.oid, 'tenant_id') AS "default"
 FROM pg_class AS c WHERE relname LIKE 'events%' AND relkind IN ('r', 'p') ORDER BY relname;
 
 -- Where an application has decided who may do what, nobody may do more than before.
-CREATE TABLE app.own (id integer PRIMARY KEY, tenant_id uuid DEFAULT '00000000-0000-4000-8000-00000000000a');
+CREATE TABLE app.own (id integer PRIMARY KEY,
+    tenant_id uuid DEFAULT '00000000-0000-4000-8000-00000000000a');
 INSERT INTO app.own VALUES (1, :a), (2, :a), (3, :b);
 CREATE INDEX mine ON app.own (tenant_id);
 ALTER TABLE app.own ENABLE ROW LEVEL SECURITY;
 CREATE POLICY odd ON app.own FOR SELECT USING (id % 2 = 1);
 SET client_min_messages = error;
-SELECT r -> 'policies' AS policies, r -> 'own_policies' AS own_policies, r ->> 'index' AS index, r ->> 'index_made' AS index_made, r ->> 'not_null' AS not_null FROM api_key.isolate_tenants('app.own') AS r;
+SELECT r -> 'policies' AS policies, r -> 'own_policies' AS own_policies, r ->> 'index' AS index,
+    r ->> 'index_made' AS index_made, r ->> 'not_null' AS not_null
+    FROM api_key.isolate_tenants('app.own') AS r;
 SELECT api_key.isolate_tenants('app.own') IS NOT NULL AS again;
 RESET client_min_messages;
 :request_a
@@ -260,13 +276,16 @@ ROLLBACK;
 CREATE TABLE app.later (tenant_id uuid, n integer);
 SELECT api_key.isolate_tenants('app.later') -> 'policies' AS policies;
 CREATE POLICY writers ON app.later FOR INSERT WITH CHECK (true);
-SELECT r -> 'policies' AS policies, r -> 'own_policies' AS own FROM api_key.isolate_tenants('app.later') AS r;
+SELECT r -> 'policies' AS policies, r -> 'own_policies' AS own
+    FROM api_key.isolate_tenants('app.later') AS r;
 -- What is guessable: not what is generated, nor what others may not write.
-CREATE TABLE app.chosen (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tenant_id uuid, code text UNIQUE, slug text UNIQUE, t text);
+CREATE TABLE app.chosen (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tenant_id uuid,
+    code text UNIQUE, slug text UNIQUE, t text);
 REVOKE ALL ON app.chosen FROM regress_user, regress_anon;
 GRANT SELECT, INSERT (slug, t) ON app.chosen TO regress_user;
 SELECT u ->> 'index' AS index, u -> 'guessable' AS guessable
-FROM api_key.isolate_tenants('app.chosen') AS r, jsonb_array_elements(r -> 'unique_without_tenant') AS u ORDER BY 1;
+FROM api_key.isolate_tenants('app.chosen') AS r, jsonb_array_elements(r -> 'unique_without_tenant') AS u
+    ORDER BY 1;
 
 -- What cannot be isolated.
 SELECT api_key.isolate_tenants('app.my_notes', 'Tenant');
@@ -321,10 +340,12 @@ REVOKE regress_anon FROM regress_owner;
 RESET client_min_messages;
 
 -- Each change is in the audit.
-SELECT event, details ->> 'table' AS "table" FROM api_key.audit_log WHERE event LIKE 'tenant%' ORDER BY audit_id;
+SELECT event, details ->> 'table' AS "table" FROM api_key.audit_log WHERE event LIKE 'tenant%'
+    ORDER BY audit_id;
 
 SET client_min_messages = error;
 DROP SCHEMA app CASCADE;
 DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_owner;
 DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_owner;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.isolated_tables, api_key_internal.guarded_tables, api_key_internal.audit_log;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.isolated_tables,
+    api_key_internal.guarded_tables, api_key_internal.audit_log;

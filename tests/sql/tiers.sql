@@ -1,13 +1,8 @@
 -- Tiers: how many active keys a user may have, and what happens to one more.
-\set VERBOSITY default
-\set SHOW_CONTEXT never
-\pset null (null)
-SET api_key.argon2_memory_kib = 64;
-SET api_key.argon2_iterations = 1;
-\set ada '''00000000-0000-4000-8000-0000000000a1'''
-\set bob '''00000000-0000-4000-8000-0000000000b1'''
+\i tests/preamble.sql
 CREATE FUNCTION pg_temp.issue(p_user_id uuid, p_name text, p_tier text = 'free') RETURNS uuid LANGUAGE sql
-AS $$ SELECT (api_key.issue_api_key(p_user_id => p_user_id, p_name => p_name, p_tier => p_tier) ->> 'key_id')::uuid $$;
+AS $$ SELECT (api_key.issue_api_key(p_user_id => p_user_id, p_name => p_name,
+    p_tier => p_tier) ->> 'key_id')::uuid $$;
 
 -- The tier free ships: one active key per user, the older one deactivated.
 SELECT pg_temp.issue(:ada, 'a1') IS NOT NULL AS issued;
@@ -31,7 +26,8 @@ SELECT name, status FROM api_key.list_api_keys(:ada) ORDER BY name;
 -- So does giving an expired key a new expiry.
 UPDATE api_key_internal.keys SET enabled = true, expires_at = now() WHERE name = 'a2';
 SELECT name FROM api_key.list_api_keys(:ada, p_include_inactive => false);
-SELECT api_key.update_api_key(key_id, '{"expires_at": null}') ->> 'status' AS status FROM api_key.list_api_keys(:ada) WHERE name = 'a2';
+SELECT api_key.update_api_key(key_id, '{"expires_at": null}') ->> 'status' AS status
+    FROM api_key.list_api_keys(:ada) WHERE name = 'a2';
 SELECT name FROM api_key.list_api_keys(:ada, p_include_inactive => false);
 
 -- A tier that rejects: 53400, and nothing is deactivated.
@@ -54,7 +50,8 @@ SELECT api_key.update_api_key(:'t1_id', '{"enabled": true}');
 UPDATE api_key_internal.keys SET enabled = true, expires_at = now() WHERE key_id = :'t1_id';
 SELECT api_key.update_api_key(:'t1_id', '{"expires_at": "2999-01-01"}');
 \echo :SQLSTATE
-SELECT api_key.update_api_key(key_id, '{"tier": "team"}') FROM api_key.list_api_keys(:ada) WHERE name = 'a2';
+SELECT api_key.update_api_key(key_id, '{"tier": "team"}') FROM api_key.list_api_keys(:ada)
+    WHERE name = 'a2';
 \echo :SQLSTATE
 SELECT name, tier, status FROM api_key.list_api_keys(:ada) ORDER BY name;
 SELECT api_key.revoke_api_key(:'t2_id');
@@ -66,7 +63,8 @@ SELECT api_key.rotate_api_key(:'t1_id') ->> 'secret_version' AS secret_version;
 -- Other changes of an active key need no room, also when the tier has become smaller since.
 SELECT api_key.define_tier('team', 1);
 SELECT api_key.update_api_key(:'t1_id', '{"name": "renamed", "enabled": true}') ->> 'name' AS name;
-SELECT count(*) FROM api_key.list_api_keys(:ada) WHERE tier = 'team' AND status IN ('active', 'not_yet_valid');
+SELECT count(*) FROM api_key.list_api_keys(:ada) WHERE tier = 'team'
+    AND status IN ('active', 'not_yet_valid');
 
 -- Redefining deactivates nothing, and deactivate_oldest then keeps the newest.
 SELECT api_key.define_tier('team', 2, 'deactivate_oldest');
@@ -92,4 +90,5 @@ SELECT api_key.define_tier('x', 1, NULL);
 \echo :SQLSTATE
 SELECT * FROM api_key_internal.tiers ORDER BY name;
 
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
+TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
+    api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
