@@ -36,12 +36,15 @@ LANGUAGE sql AS $$
         ELSE '' END, 'ok')
     FROM pg_temp.error_of(p_command, p_keep)
 $$;
--- A table of cases: each line of p_cases takes the place of % in p_command. Whole errors, or "ok".
-CREATE FUNCTION pg_temp.cases(p_command text, p_cases text) RETURNS TABLE ("case" text, outcome text)
+-- A table of cases: each line of p_cases takes the place of % in p_command, and p_id that of {id}.
+-- Whole errors, or "ok"; each case is undone.
+CREATE FUNCTION pg_temp.cases(p_command text, p_cases text, p_id text = NULL) RETURNS TABLE ("case" text,
+    outcome text)
 LANGUAGE sql AS $$
-    SELECT line, coalesce(concat_ws(E'\n', error, nullif(detail, ''), nullif(hint, '')), 'ok')
+    SELECT ltrim(line), coalesce(concat_ws(E'\n', error, nullif(detail, ''), nullif(hint, '')), 'ok')
     FROM regexp_split_to_table(btrim(p_cases, E'\n'), '\n') WITH ORDINALITY AS l (line, n),
-        pg_temp.error_of(replace(p_command, '%', line), false)
+        pg_temp.error_of(replace(replace(p_command, '%', line), '{id}', coalesce(quote_literal(p_id),
+            '{id}')), false)
     ORDER BY n
 $$;
 \set ECHO all

@@ -88,7 +88,4 @@ SELECT * FROM api_key.audit_log;
 \echo :SQLSTATE
 
 RESET ROLE;
-DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator;
-DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
-    api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
+\i tests/cleanup.sql

@@ -31,16 +31,13 @@ SELECT name FROM api_key.list_api_keys(:bob);
 \echo :SQLSTATE
 
 -- Someone else's key is as if it did not exist: the same error as for an id of no key.
-SELECT api_key.update_api_key(:'bob_id', '{"name": "x"}');
-\echo :SQLSTATE
-SELECT api_key.rotate_api_key(:'bob_id');
-\echo :SQLSTATE
-SELECT api_key.revoke_api_key(:'bob_id');
-\echo :SQLSTATE
-SELECT api_key.delete_api_key(:'bob_id');
-\echo :SQLSTATE
-SELECT api_key.update_api_key('00000000-0000-4000-8000-000000000000', '{"name": "x"}');
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.%', $$
+    update_api_key({id}, '{"name": "x"}')
+    rotate_api_key({id})
+    revoke_api_key({id})
+    delete_api_key({id})
+    update_api_key('00000000-0000-4000-8000-000000000000', '{"name": "x"}')
+$$, :'bob_id');
 -- Nor is a bad argument answered before it, which would tell that the key is there.
 SELECT api_key.update_api_key(:'bob_id', '{"surprise": 1}');
 SELECT api_key.rotate_api_key(:'bob_id', '-1 day');
@@ -80,16 +77,13 @@ SELECT api_key.issue_api_key();
 \echo :SQLSTATE
 SELECT count(*) FROM api_key.list_api_keys();
 \echo :SQLSTATE
-SELECT api_key.update_api_key(:'nobodys_id', '{}');
-\echo :SQLSTATE
-SELECT api_key.rotate_api_key(:'nobodys_id');
-\echo :SQLSTATE
-SELECT api_key.revoke_api_key(:'nobodys_id');
-\echo :SQLSTATE
-SELECT api_key.revoke_api_keys(:ada);
-\echo :SQLSTATE
-SELECT api_key.delete_api_key(:'nobodys_id');
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.%', $$
+    update_api_key({id}, '{}')
+    rotate_api_key({id})
+    revoke_api_key({id})
+    revoke_api_keys('00000000-0000-4000-8000-0000000000a1')
+    delete_api_key({id})
+$$, :'nobodys_id');
 -- Claims of any shape: an error of the caller's, or no user.
 CREATE FUNCTION pg_temp.refusal(p_claims text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
@@ -156,10 +150,10 @@ SET ROLE regress_user;
 SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "tier": "pro"}';
 SELECT api_key.issue_api_key(p_tier => 'pro') ->> 'tier' AS tier;
 SELECT api_key.issue_api_key(p_tier => 'free') ->> 'key_id' AS key_id \gset
-SELECT api_key.issue_api_key(p_tier => 'team');
-\echo :SQLSTATE
-SELECT api_key.update_api_key(:'key_id', '{"tier": "team"}');
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.%', $$
+    issue_api_key(p_tier => 'team')
+    update_api_key({id}, '{"tier": "team"}')
+$$, :'key_id');
 SELECT api_key.update_api_key(:'key_id', '{"tier": "pro"}') ->> 'tier' AS tier;
 :as_ada
 SELECT api_key.issue_api_key(p_tier => 'pro');
@@ -169,12 +163,11 @@ SELECT api_key.issue_api_key(p_tier => 'pro');
 SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": ["articles:*",
     "users:read"]}';
 SELECT api_key.issue_api_key(p_scopes => '{users:read,articles:write,articles:*}') ->> 'scopes' AS scopes;
-SELECT api_key.issue_api_key(p_scopes => '{users:write}');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_scopes => '{users:*}');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_scopes => '{admin}');
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.issue_api_key(%)', $$
+    p_scopes => '{users:write}'
+    p_scopes => '{users:*}'
+    p_scopes => '{admin}'
+$$);
 SELECT api_key.issue_api_key() ->> 'key_id' AS key_id \gset
 SELECT api_key.update_api_key(:'key_id', '{"scopes": ["users:write"]}');
 \echo :SQLSTATE
@@ -187,10 +180,10 @@ SELECT api_key.issue_api_key(:ada, p_tier => 'team',
 SET ROLE regress_user;
 SET request.jwt.claims = '{"sub": "00000000-0000-4000-8000-0000000000a1", "scopes": ["articles:*",
     "users:read"]}';
-SELECT api_key.rotate_api_key(:'stronger_id');
-\echo :SQLSTATE
-SELECT api_key.update_api_key(:'stronger_id', '{"expires_at": null}');
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.%', $$
+    rotate_api_key({id})
+    update_api_key({id}, '{"expires_at": null}')
+$$, :'stronger_id');
 SELECT api_key.revoke_api_key(:'stronger_id');
 SELECT api_key.delete_api_key(:'stronger_id');
 -- Of someone else's key it still learns nothing.
@@ -300,7 +293,4 @@ DROP ROLE regress_nobody;
 DROP FUNCTION regress_definer();
 
 RESET ROLE;
-DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator;
-DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
-    api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
+\i tests/cleanup.sql

@@ -434,8 +434,4 @@ SELECT event, details, count(*) FROM api_key.audit_log WHERE event LIKE 'compat%
 
 SET client_min_messages = warning;
 DROP SCHEMA regress_rows, regress_json, "Regress ""Odd" CASCADE;
-DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator;
-DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
-    api_key_internal.root_key, api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log,
-    api_key_internal.compat_functions;
+\i tests/cleanup.sql

@@ -625,10 +625,4 @@ WHERE e.function IS NULL OR f.function IS NULL;
 SELECT format('DROP SCHEMA %I CASCADE', 'case ' || n) FROM attempt.cases \gexec
 DROP SCHEMA trap, attempt, regress_closed CASCADE;
 DELETE FROM api_key_internal.resources;
-DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_mallory,
-    regress_other, regress_dba;
-DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_mallory,
-    regress_other, regress_dba;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.resources,
-    api_key_internal.guarded_tables, api_key_internal.isolated_tables, api_key_internal.tiers,
-    api_key_internal.root_key, api_key_internal.audit_log;
+\i tests/cleanup.sql

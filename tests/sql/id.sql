@@ -104,7 +104,4 @@ SELECT api_key.revoke_api_key('sk_live_0123456789');
 SELECT has_type_privilege('api_key.id', 'USAGE') AS usage;
 RESET ROLE;
 DROP TABLE ids CASCADE;
-DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator;
-DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
-    api_key_internal.audit_log;
+\i tests/cleanup.sql

@@ -62,40 +62,25 @@ SELECT secret_hash ~ '^\$argon2id\$v=19\$m=64,t=1,p=1\$[^$]{22}\$[^$]{43}$' AS p
 FROM api_key_internal.keys AS k WHERE key_id = :'key_id';
 
 -- What issue refuses (22023), one argument after the other.
-SELECT api_key.issue_api_key(p_name => '');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_name => repeat('x', 201));
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_name => E'a\nb');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_description => repeat('x', 2001));
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_tier => 'gold');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_resource_id => '');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_environment => 'staging');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_kind => 'public');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_prefix => 'sk-live-');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_expires_at => now());
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_expires_at => '2999-01-01', p_not_before => '2999-01-01');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_allowed_ips => '{}');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_allowed_ips => '{192.0.2.1,NULL}');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_metadata => '[]');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_metadata => jsonb_build_object('x', repeat('x', 16384)));
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_request_id => '');
-\echo :SQLSTATE
-SELECT api_key.issue_api_key(p_request_id => repeat('x', 201));
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.issue_api_key(%)', $$
+    p_name => ''
+    p_name => repeat('x', 201)
+    p_name => E'a\nb'
+    p_description => repeat('x', 2001)
+    p_tier => 'gold'
+    p_resource_id => ''
+    p_environment => 'staging'
+    p_kind => 'public'
+    p_prefix => 'sk-live-'
+    p_expires_at => now()
+    p_expires_at => '2999-01-01', p_not_before => '2999-01-01'
+    p_allowed_ips => '{}'
+    p_allowed_ips => '{192.0.2.1,NULL}'
+    p_metadata => '[]'
+    p_metadata => jsonb_build_object('x', repeat('x', 16384))
+    p_request_id => ''
+    p_request_id => repeat('x', 201)
+$$);
 -- Every prefix that the form does not allow.
 CREATE FUNCTION pg_temp.sqlstate_of(p_statement text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
@@ -203,26 +188,18 @@ SELECT (api_key.update_api_key(:'key_id', '{"name": "changed"}') ->> 'updated_at
     AS changed;
 
 -- What update refuses.
-SELECT api_key.update_api_key(:'key_id', NULL);
-\echo :SQLSTATE
-SELECT api_key.update_api_key(:'key_id', '[]');
-\echo :SQLSTATE
-SELECT api_key.update_api_key(:'key_id', '{"name": "x", "surprise": 1}');
-\echo :SQLSTATE
-SELECT api_key.update_api_key(:'key_id', '{"expires_at": "soon"}');
-\echo :SQLSTATE
-SELECT api_key.update_api_key(:'key_id', '{"allowed_ips": ["home"]}');
-\echo :SQLSTATE
-SELECT api_key.update_api_key(:'key_id', '{"expires_at": "2001-01-01"}');
-\echo :SQLSTATE
-SELECT api_key.update_api_key(:'key_id', '{"tier": "gold"}');
-\echo :SQLSTATE
-SELECT api_key.update_api_key(:'key_id', '{"not_before": "2999-01-01", "expires_at": "2998-01-01"}');
-\echo :SQLSTATE
-SELECT api_key.update_api_key(:nobodys_key, '{"name": "x"}');
-\echo :SQLSTATE
-SELECT api_key.update_api_key(NULL, '{"name": "x"}');
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.update_api_key(%)', $$
+    {id}, NULL
+    {id}, '[]'
+    {id}, '{"name": "x", "surprise": 1}'
+    {id}, '{"expires_at": "soon"}'
+    {id}, '{"allowed_ips": ["home"]}'
+    {id}, '{"expires_at": "2001-01-01"}'
+    {id}, '{"tier": "gold"}'
+    {id}, '{"not_before": "2999-01-01", "expires_at": "2998-01-01"}'
+    '00000000-0000-4000-8000-000000000000', '{"name": "x"}'
+    NULL, '{"name": "x"}'
+$$, :'key_id');
 -- No other column, and no value of another type.
 SELECT field, pg_temp.sqlstate_of(format('SELECT api_key.update_api_key(%L, %L)', :'key_id',
     jsonb_build_object(field, value::jsonb)))
@@ -272,12 +249,11 @@ SELECT :'rotated'::jsonb -> 'grace_expires_at' AS grace,
        pg_temp.code(:'third') AS third, pg_temp.code(:'fourth') AS fourth;
 SELECT (api_key.rotate_api_key(:'key_id', NULL) ->> 'grace_expires_at')::timestamptz > now() + interval
     '23 hours' AS default_grace;
-SELECT api_key.rotate_api_key(:'key_id', '-1 second');
-\echo :SQLSTATE
-SELECT api_key.rotate_api_key(:'key_id', '366 days');
-\echo :SQLSTATE
-SELECT api_key.rotate_api_key(:nobodys_key);
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.rotate_api_key(%)', $$
+    {id}, '-1 second'
+    {id}, '366 days'
+    '00000000-0000-4000-8000-000000000000'
+$$, :'key_id');
 SELECT pg_temp.code(:'fourth') AS a_refused_rotation_changes_nothing;
 -- A key that is gone for good is not rotated; one that is switched off is, and stays off.
 UPDATE api_key_internal.keys SET expires_at = now() WHERE key_id = :'key_id';
@@ -298,10 +274,10 @@ SELECT pg_temp.code(:'newest') AS newest, pg_temp.code(:'key') AS old_secret_end
 SELECT api_key.rotate_api_key(:'key_id');
 \echo :SQLSTATE
 SELECT api_key.update_api_key(:'key_id', '{"enabled": true}') ->> 'status' AS for_good;
-SELECT api_key.revoke_api_key(:nobodys_key);
-\echo :SQLSTATE
-SELECT api_key.revoke_api_key(:'key_id', repeat('x', 501));
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.revoke_api_key(%)', $$
+    '00000000-0000-4000-8000-000000000000'
+    {id}, repeat('x', 501)
+$$, :'key_id');
 
 -- revoke_api_keys: of a user, of a tenant, of a user in a tenant; each key once.
 TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests;
@@ -314,10 +290,10 @@ SELECT api_key.revoke_api_keys(p_tenant_id => :tenant) AS revoked;
 SELECT api_key.revoke_api_keys(p_user_id => :bob) AS revoked;
 SELECT api_key.revoke_api_keys(p_user_id => :bob) AS revoked;
 SELECT name, status, revoked_reason FROM api_key.list_api_keys() ORDER BY name;
-SELECT api_key.revoke_api_keys();
-\echo :SQLSTATE
-SELECT api_key.revoke_api_keys(:ada, NULL, repeat('x', 501));
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.%', $$
+    revoke_api_keys()
+    revoke_api_keys('00000000-0000-4000-8000-0000000000a1', NULL, repeat('x', 501))
+$$);
 
 -- revoke_own_api_key: whoever holds a key can kill it, whatever its state, and only with its secret.
 SELECT api_key.issue_api_key() AS issued \gset
@@ -375,10 +351,10 @@ SELECT name FROM api_key.list_api_keys() ORDER BY name;
 UPDATE api_key_internal.issue_requests SET created_at = created_at - interval '31 days';
 SELECT api_key.purge_api_keys() AS purged;
 SELECT request_id FROM api_key_internal.issue_requests ORDER BY request_id;
-SELECT api_key.purge_api_keys('-1 day');
-\echo :SQLSTATE
-SELECT api_key.purge_api_keys(NULL);
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.purge_api_keys(%)', $$
+    '-1 day'
+    NULL
+$$);
 
 -- A key made under other parameters still verifies; the settings have bounds.
 TRUNCATE api_key_internal.keys, api_key_internal.issue_requests;
@@ -411,6 +387,4 @@ SELECT api_key.issue_api_key();
 -- The prefix of the settings is reserved.
 SET api_key.no_such_setting = 1;
 \echo :SQLSTATE
-
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
-    api_key_internal.tiers, api_key_internal.audit_log;
+\i tests/cleanup.sql

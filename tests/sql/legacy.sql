@@ -534,7 +534,4 @@ SELECT count(*) AS root_keys FROM api_key_internal.root_key;
 COPY (SELECT) TO PROGRAM 'cat >/dev/null;
     rm -f regress_root_key_other regress_root_key_loose regress_root_key_text';
 SELECT count(*) AS made FROM pg_ls_dir('.') AS f WHERE f LIKE 'regress%';
-
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
-    api_key_internal.root_key, api_key_internal.migration_runs, api_key_internal.tiers,
-    api_key_internal.scopes, api_key_internal.audit_log;
+\i tests/cleanup.sql

@@ -14,10 +14,10 @@ SELECT api_key.setup_postgrest('regress_anon', 'regress_anon', 'regress_service'
 SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_user', 'regress_authenticator',
     true);
 \echo :SQLSTATE
-SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_service', true);
-\echo :SQLSTATE
-SELECT api_key.setup_postgrest('regress_anon', 'regress_user', 'regress_service', 'regress_anon', true);
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.setup_postgrest(%)', $$
+    'regress_anon', 'regress_user', 'regress_service', 'regress_service', true
+    'regress_anon', 'regress_user', 'regress_service', 'regress_anon', true
+$$);
 SELECT count(*) FROM pg_roles WHERE rolname IN ('regress_anon', 'regress_user', 'regress_service',
     'regress_authenticator');
 

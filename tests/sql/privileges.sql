@@ -389,8 +389,4 @@ ORDER BY 1;
 SELECT config.oid::regclass AS dumped_without_rows
 FROM pg_extension, unnest(extconfig, extcondition) AS config (oid, condition)
 WHERE extname = 'api_key' AND condition = 'WHERE false';
-
-DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_nobody;
-DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_nobody;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
-    api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
+\i tests/cleanup.sql

@@ -129,7 +129,4 @@ ROLLBACK;
 
 SET client_min_messages = error;
 DROP SCHEMA app CASCADE;
-DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_writer;
-DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_writer;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.resources,
-    api_key_internal.guarded_tables, api_key_internal.isolated_tables, api_key_internal.audit_log;
+\i tests/cleanup.sql

@@ -106,14 +106,12 @@ ROLLBACK;
 -- No answer is an error, whatever the id.
 SELECT id, api_key.authorize('doc', id, 'read') FROM (VALUES (''), ('x'), ('1; DROP TABLE app.docs'),
     ('99999999999999999999'), (' 1 '), (NULL)) AS i (id);
-SELECT api_key.authorize('doc', '1', 'publish');
-\echo :SQLSTATE
-SELECT api_key.authorize('doc', '1', NULL);
-\echo :SQLSTATE
-SELECT api_key.authorize('nothing', '1', 'read');
-\echo :SQLSTATE
-SELECT api_key.require_authorization(NULL, '1', 'read');
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.%', $$
+    authorize('doc', '1', 'publish')
+    authorize('doc', '1', NULL)
+    authorize('nothing', '1', 'read')
+    require_authorization(NULL, '1', 'read')
+$$);
 
 -- Together with tenants both hold.
 SET client_min_messages = error;
@@ -141,18 +139,19 @@ SELECT api_key.authorize('doc', '1', 'read');
 
 -- What cannot be defined.
 \set define 'SELECT api_key.define_resource('
-:define NULL, 'app.docs');
-:define 'a b', 'app.docs');
-:define 'doc', 'pg_views');
-:define 'doc', 'app.docs', 'title');
-:define 'doc', 'app.docs', p_owner_column => 'title');
-:define 'doc', 'app.docs', p_tenant_column => 'nothing');
-:define 'doc', 'app.docs', p_public_when => 'title');
-:define 'doc', 'app.docs', p_public_when => 'nothing');
-:define 'doc', 'app.docs', p_public_when => '');
-:define 'doc', 'app.docs', p_public_when => 'true); DROP TABLE app.docs; SELECT (true');
-:define 'doc', 'app.docs', p_public_when => 'count(*) > 0');
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.define_resource(%)', $$
+    NULL, 'app.docs'
+    'a b', 'app.docs'
+    'doc', 'pg_views'
+    'doc', 'app.docs', 'title'
+    'doc', 'app.docs', p_owner_column => 'title'
+    'doc', 'app.docs', p_tenant_column => 'nothing'
+    'doc', 'app.docs', p_public_when => 'title'
+    'doc', 'app.docs', p_public_when => 'nothing'
+    'doc', 'app.docs', p_public_when => ''
+    'doc', 'app.docs', p_public_when => 'true); DROP TABLE app.docs; SELECT (true'
+    'doc', 'app.docs', p_public_when => 'count(*) > 0'
+$$);
 :define 'doc', 'app.docs', p_public_when => 'true) OR (true');
 :define 'doc', 'app.docs', p_public_when => 'id IN (SELECT d.id FROM app.docs AS d WHERE d.published)');
 -- A comment ends with its line; names are kept with their schemas.
@@ -297,8 +296,4 @@ SELECT event, details ->> 'type' AS type FROM api_key.audit_log WHERE event LIKE
     ORDER BY audit_id;
 SET client_min_messages = error;
 DROP SCHEMA app CASCADE;
-DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_owner;
-DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_owner;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.resources,
-    api_key_internal.guarded_tables, api_key_internal.isolated_tables, api_key_internal.tiers,
-    api_key_internal.audit_log;
+\i tests/cleanup.sql

@@ -48,12 +48,9 @@ SELECT api_key.define_scope('articles:write', 'Write articles');
 SELECT * FROM api_key_internal.scopes ORDER BY name;
 
 -- What define_scope refuses.
-SELECT api_key.define_scope(NULL);
-\echo :SQLSTATE
-SELECT api_key.define_scope('articles:');
-\echo :SQLSTATE
-SELECT api_key.define_scope(repeat('x', 65) || ':read');
-\echo :SQLSTATE
-
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
-    api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
+SELECT * FROM pg_temp.cases('SELECT api_key.define_scope(%)', $$
+    NULL
+    'articles:'
+    repeat('x', 65) || ':read'
+$$);
+\i tests/cleanup.sql

@@ -265,8 +265,4 @@ RESET ROLE;
 
 SET client_min_messages = warning;
 DROP SCHEMA regress_attack, regress_compat, regress_before CASCADE;
-DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator CASCADE;
-DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_attacker;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
-    api_key_internal.root_key, api_key_internal.migration_runs, api_key_internal.tiers,
-    api_key_internal.scopes, api_key_internal.audit_log, api_key_internal.compat_functions;
+\i tests/cleanup.sql

@@ -255,10 +255,4 @@ SELECT api_key.remove_tenant_isolation('own.odd') IS NOT NULL AS removed;
 
 DROP SCHEMA mal, own, anyone CASCADE;
 DROP TABLE public.super_docs;
-DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_mallory,
-    regress_owner;
-DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_mallory,
-    regress_owner;
-TRUNCATE api_key_internal.root_key, api_key_internal.key_usage, api_key_internal.keys,
-    api_key_internal.resources, api_key_internal.guarded_tables, api_key_internal.isolated_tables,
-    api_key_internal.audit_log;
+\i tests/cleanup.sql

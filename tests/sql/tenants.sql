@@ -288,22 +288,16 @@ FROM api_key.isolate_tenants('app.chosen') AS r, jsonb_array_elements(r -> 'uniq
     ORDER BY 1;
 
 -- What cannot be isolated.
-SELECT api_key.isolate_tenants('app.my_notes', 'Tenant');
-\echo :SQLSTATE
-SELECT api_key.isolate_tenants('app.folders', 'name');
-\echo :SQLSTATE
-SELECT api_key.isolate_tenants('app.folders', 'nothing');
-\echo :SQLSTATE
-SELECT api_key.isolate_tenants('app.folders', NULL);
-\echo :SQLSTATE
-SELECT api_key.isolate_tenants('pg_catalog.pg_class', 'oid');
-\echo :SQLSTATE
-SELECT api_key.isolate_tenants('api_key_internal.keys');
-\echo :SQLSTATE
-SELECT api_key.isolate_tenants(NULL);
-\echo :SQLSTATE
-SELECT api_key.isolate_tenants('app.folders_pkey');
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.isolate_tenants(%)', $$
+    'app.my_notes', 'Tenant'
+    'app.folders', 'name'
+    'app.folders', 'nothing'
+    'app.folders', NULL
+    'pg_catalog.pg_class', 'oid'
+    'api_key_internal.keys'
+    NULL
+    'app.folders_pkey'
+$$);
 -- The owner of a table, whose functions planning may run, does not get at the rights of the caller.
 CREATE SCHEMA theirs AUTHORIZATION regress_owner;
 GRANT regress_anon TO regress_owner;
@@ -345,7 +339,4 @@ SELECT event, details ->> 'table' AS "table" FROM api_key.audit_log WHERE event 
 
 SET client_min_messages = error;
 DROP SCHEMA app CASCADE;
-DROP OWNED BY regress_anon, regress_user, regress_service, regress_authenticator, regress_owner;
-DROP ROLE regress_anon, regress_user, regress_service, regress_authenticator, regress_owner;
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.isolated_tables,
-    api_key_internal.guarded_tables, api_key_internal.audit_log;
+\i tests/cleanup.sql

@@ -76,19 +76,13 @@ SELECT count(pg_temp.issue(:bob, 'b' || n)) FROM generate_series(2, 4) AS n;
 SELECT count(*) FROM api_key.list_api_keys(:bob, p_include_inactive => false) WHERE tier = 'free';
 
 -- What define_tier refuses.
-SELECT api_key.define_tier(NULL);
-\echo :SQLSTATE
-SELECT api_key.define_tier('two words');
-\echo :SQLSTATE
-SELECT api_key.define_tier(repeat('x', 64));
-\echo :SQLSTATE
-SELECT api_key.define_tier('x', 0);
-\echo :SQLSTATE
-SELECT api_key.define_tier('x', 1, 'explode');
-\echo :SQLSTATE
-SELECT api_key.define_tier('x', 1, NULL);
-\echo :SQLSTATE
+SELECT * FROM pg_temp.cases('SELECT api_key.define_tier(%)', $$
+    NULL
+    'two words'
+    repeat('x', 64)
+    'x', 0
+    'x', 1, 'explode'
+    'x', 1, NULL
+$$);
 SELECT * FROM api_key_internal.tiers ORDER BY name;
-
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
-    api_key_internal.tiers, api_key_internal.scopes, api_key_internal.audit_log;
+\i tests/cleanup.sql

@@ -233,6 +233,4 @@ UPDATE api_key_internal.keys SET enabled = false WHERE key_id = :'plain_id';
 SELECT api_key.verify_api_key_hash(:'plain') ->> 'code' AS code;
 SELECT api_key.revoke_api_key(:'plain_id');
 SELECT api_key.verify_api_key_hash(:'plain') ->> 'code' AS code;
-
-TRUNCATE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.issue_requests,
-    api_key_internal.audit_log;
+\i tests/cleanup.sql
