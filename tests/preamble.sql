@@ -47,4 +47,7 @@ LANGUAGE sql AS $$
             '{id}')), false)
     ORDER BY n
 $$;
+-- plpgsql sees what the running statement has done; verify_api_key alone is STABLE and does not.
+CREATE FUNCTION pg_temp.code(p_api_key text) RETURNS text LANGUAGE plpgsql
+AS $$ BEGIN RETURN api_key.verify_api_key(p_api_key) ->> 'code'; END $$;
 \set ECHO all

@@ -1,9 +1,6 @@
 -- Keys that come with hashes from elsewhere: imported, found, wrapped, upgraded, rotated, revoked.
 \i tests/preamble.sql
 SET api_key.failure_limit = 1000000;
--- plpgsql sees what the running statement has done; verify_api_key alone is STABLE and does not.
-CREATE FUNCTION pg_temp.code(p_api_key text) RETURNS text LANGUAGE plpgsql
-AS $$ BEGIN RETURN api_key.verify_api_key(p_api_key) ->> 'code'; END $$;
 CREATE FUNCTION pg_temp.in_grace(p_api_key text) RETURNS boolean LANGUAGE plpgsql
 AS $$ BEGIN RETURN (api_key.verify_api_key(p_api_key) ->> 'grace_expires_at')::timestamptz > now(); END $$;
 -- Digests that are not argon2's and bcrypt's, whichever column they are in.
