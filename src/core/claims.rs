@@ -108,6 +108,7 @@ fn storable(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn read(json: &str) -> Claims {
         let claims = Claims::read(json);
@@ -154,5 +155,29 @@ mod tests {
         let scopes = |json| read(json).scopes.value().unwrap_or_default();
         assert_eq!(scopes(r#"{"scopes": ["a:b", 1, null, "c\u0000"]}"#), ["a:b"]);
         assert_eq!(scopes(r#"{"scopes": " a:b\tc:d\u0000 e:f"}"#), ["a:b", "e:f"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_holds_claims_or_is_not_json(text in "[\\[\\]{}:,\"a-z0-9\\\\ ]{0,40}|\\PC{0,20}") {
+            let is_json = text.is_empty() || serde_json::from_str::<Value>(&text).is_ok();
+            prop_assert_eq!(Claims::read(&text).is_ok(), is_json);
+        }
+
+        #[test]
+        fn scopes_are_the_same_in_both_forms(scopes in prop::collection::vec("[!-~é]{1,12}", 0..6)) {
+            let array = serde_json::json!({ "scopes": scopes }).to_string();
+            let string = serde_json::json!({ "scopes": scopes.join("\n ") }).to_string();
+            prop_assert_eq!(read(&array).scopes, Claim::Present(scopes.clone()));
+            prop_assert_eq!(read(&string).scopes, Claim::Present(scopes));
+        }
+
+        #[test]
+        fn a_uuid_is_read_and_stays_the_subject_as_it_is_written(id: u128) {
+            let text = Uuid::from_u128(id).to_string().to_uppercase();
+            let claims = read(&serde_json::json!({ "sub": text }).to_string());
+            prop_assert_eq!(claims.user_id, Claim::Present(Uuid::from_u128(id)));
+            prop_assert_eq!(claims.subject, Some(text));
+        }
     }
 }

@@ -277,6 +277,18 @@ SELECT api_key.protect_resource('page');
 \echo :SQLSTATE
 SELECT api_key.remove_resource('page');
 
+-- Nor is a table that has got a child that belongs to another role.
+CREATE TABLE app.grown (id integer PRIMARY KEY, owner_id uuid);
+SELECT api_key.define_resource('grown', 'app.grown');
+CREATE TABLE app.grown_child () INHERITS (app.grown);
+ALTER TABLE app.grown_child OWNER TO regress_owner;
+SELECT * FROM pg_temp.cases('SELECT api_key.%', $$
+    authorize('grown', '1', 'read')
+    require_authorization('grown', '1', 'read')
+    protect_resource('grown')
+$$);
+SELECT api_key.remove_resource('grown');
+
 -- Ids that are unique within the tenant only; partitions are reached through their table.
 CREATE TABLE app.parts (id uuid, tenant_id uuid, owner_id uuid, PRIMARY KEY (tenant_id, id))
     PARTITION BY HASH (tenant_id);
