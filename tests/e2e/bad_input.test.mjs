@@ -54,7 +54,10 @@ describe('bad input', () => {
     if (!POSTGRES_OWN.includes(sqlstate)) {
       assert.ok(error.detail && error.hint, `${name}: ${error.message} has a detail and a hint`)
     }
-    for (const part of [...Object.values(error).filter((field) => typeof field === 'string'), error.message]) {
+    for (const part of [
+      ...Object.values(error).filter((field) => typeof field === 'string'),
+      error.message,
+    ]) {
       assert.ok(!part.includes(partsOf(key).secret), `${name} repeats the plaintext: ${part}`)
       assert.ok(part.length < 5000, `${name} repeats a large argument`)
     }
@@ -149,7 +152,12 @@ describe('bad input', () => {
         assert.equal(await call(raw, 'revoke_api_key', { p_key_id: madeId, p_reason: odd }), true)
         await refused('22021', 'verify_api_key', { p_api_key: NUL }, raw)
         // Keys from elsewhere, hashes, and all else that is no UTF-8.
-        await call(raw, 'import_api_key_hash', { p_hash: odd, p_scheme: 'plaintext', p_user_id: user, p_description: odd })
+        await call(raw, 'import_api_key_hash', {
+          p_hash: odd,
+          p_scheme: 'plaintext',
+          p_user_id: user,
+          p_description: odd,
+        })
         assert.equal((await verify({ p_api_key: odd }, raw)).code, 'VALID')
         await raw.query('CREATE TABLE old AS SELECT $1::text AS hash', [Buffer.from([0xe9, 0xff])])
         assert.equal(await call(raw, 'import_api_keys',
@@ -161,7 +169,9 @@ describe('bad input', () => {
         assert.equal(await call(raw, 'matches_hash', { p_text: odd, p_hash: odd }), false)
         assert.equal(await value(raw, 'SELECT api_key.matches_hash($1, md5($1))', [odd]), true)
         await refused('22023', 'set_api_key_role', { p_key_id: madeId, p_role: odd }, raw)
-        await raw.query(`SET request.jwt.claims = '{"sub": "${user}", "scopes": ["\u00e9:read"]}'`).catch(() => {})
+        await raw
+          .query(`SET request.jwt.claims = '{"sub": "${user}", "scopes": ["\u00e9:read"]}'`)
+          .catch(() => {})
         await refused('22023', 'issue_api_key', { p_user_id: user, p_scopes: [odd] }, raw)
         await raw.query('RESET request.jwt.claims')
         await raw.query(`CREATE TABLE docs (id text PRIMARY KEY, owner_id uuid, "\u00e9" boolean)`)
@@ -247,7 +257,14 @@ describe('bad input', () => {
     })
 
     it('keeps multi-byte names and names of 63 characters as they are', async () => {
-      for (const p_name of [MULTIBYTE, NAME_63, '鍵'.repeat(63), `"'; DROP TABLE keys; --`, '%s %n', '{a,b}']) {
+      for (const p_name of [
+        MULTIBYTE,
+        NAME_63,
+        '鍵'.repeat(63),
+        `"'; DROP TABLE keys; --`,
+        '%s %n',
+        '{a,b}',
+      ]) {
         const issued = await issue({ p_name })
         assert.equal(issued.name, p_name)
         assert.equal((await verify({ p_api_key: issued.api_key })).name, p_name)
@@ -415,10 +432,15 @@ describe('bad input', () => {
     // for the key; what clients do take for it, ids and texts, is of our types or text.
     const REPEATS = {
       'text[]': 'arrays of scopes: "malformed array literal"',
-      'inet': 'the address, which proxies pass', 'inet[]': 'addresses that an administrator or owner configures',
-      'jsonb': 'a whole document: where it comes as JSON, as from PostgREST, any text is one',
-      'interval': 'a duration', 'timestamp with time zone': 'a time', 'integer': 'a number', 'bigint': 'a number', 'boolean': 'a switch',
-      'regclass': 'a table, named by an administrator',
+      inet: 'the address, which proxies pass',
+      'inet[]': 'addresses that an administrator or owner configures',
+      jsonb: 'a whole document: where it comes as JSON, as from PostgREST, any text is one',
+      interval: 'a duration',
+      'timestamp with time zone': 'a time',
+      integer: 'a number',
+      bigint: 'a number',
+      boolean: 'a switch',
+      regclass: 'a table, named by an administrator',
     }
     // Texts that these errors name are an administrator's: of roles, and of what import_api_keys imports.
     const NAMES = ['setup_postgrest', 'import_key_rows.p_source']
@@ -446,7 +468,8 @@ describe('bad input', () => {
       assert.ok(!repeats(logged), `${what}: the server's log repeats it: ${logged.slice(0, 500)}`)
     }
 
-    const asText = (error) => JSON.stringify([error.message, error.detail, error.details, error.hint, error.where, error.code])
+    const asText = (error) =>
+      JSON.stringify([error.message, error.detail, error.details, error.hint, error.where, error.code])
     const concerned = () => functions.filter(({ name, argument, type }) =>
       !(type in REPEATS) && !NAMES.includes(name) && !NAMES.includes(`${name}.${argument}`))
 
@@ -462,10 +485,14 @@ describe('bad input', () => {
       const client = await cluster.connect('app')
       for (const { name, argument, type, prokind, required } of concerned()) {
         const before = cluster.log.length
-        const args = [`${argument} => $1::${type === 'name' ? 'text::name' : type}`, ...required.map((other) => `${other} => NULL`)]
+        const args = [
+          `${argument} => $1::${type === 'name' ? 'text::name' : type}`,
+          ...required.map((other) => `${other} => NULL`),
+        ]
         for (const bound of [args, [`${argument} => $1`, ...args.slice(1)]]) {
           await client.query('BEGIN')
-          const answer = await client.query(`${prokind === 'p' ? 'CALL' : 'SELECT'} api_key.${name}(${bound.join(', ')})`, [`${key}`])
+          const answer = await client
+            .query(`${prokind === 'p' ? 'CALL' : 'SELECT'} api_key.${name}(${bound.join(', ')})`, [`${key}`])
             .then(() => '', asText)
           await client.query('ROLLBACK')
           expectSilence(`${name}(${argument})`, answer, before)
@@ -476,11 +503,16 @@ describe('bad input', () => {
     for (const role of ['anon', 'authenticated', 'service_role']) {
       it(`is repeated by no error to a client of PostgREST as ${role}, by POST or GET, and not in the log`, async () => {
         const claims = role === 'anon' ? undefined : { ...userClaims(), role }
-        for (const { name, argument, required } of concerned().filter(({ prokind, variadic }) => prokind === 'f' && !variadic)) {
+        for (const { name, argument, required } of concerned().filter(
+          ({ prokind, variadic }) => prokind === 'f' && !variadic
+        )) {
           // A verify answers; what issues keeps what it is told. Neither is an error.
           for (const get of [false, true]) {
             const before = cluster.log.length
-            const args = { [argument]: key, ...Object.fromEntries(required.map((other) => [other, get ? '' : null])) }
+            const args = {
+              [argument]: key,
+              ...Object.fromEntries(required.map((other) => [other, get ? '' : null])),
+            }
             const { error } = await api.client(claims).rpc(name, args, { get })
             if (error) expectSilence(`${name}(${argument}) as ${role}`, asText(error), before)
           }
@@ -491,12 +523,29 @@ describe('bad input', () => {
 
     it('is no id, whatever is around it or left of it', async () => {
       const ids = functions.filter(({ type }) => type === 'api_key.id')
-      const texts = [key, ` ${key}`, `${key}\n`, `Bearer ${key}`, key.slice(0, -1), key.slice(8), `{${key}}`, `"${key}"`, `${id}${key}`, `${id} ${key}`, `{${id}${key}`]
+      const texts = [
+        key,
+        ` ${key}`,
+        `${key}\n`,
+        `Bearer ${key}`,
+        key.slice(0, -1),
+        key.slice(8),
+        `{${key}}`,
+        `"${key}"`,
+        `${id}${key}`,
+        `${id} ${key}`,
+        `{${id}${key}`,
+      ]
       for (const { name, argument, required } of ids) {
         for (const text of texts) {
           const before = cluster.log.length
-          const error = await call(db, name, { [argument]: text, ...Object.fromEntries(required.map((other) => [other, null])) })
-            .then(() => assert.fail('it is taken'), (error) => error)
+          const error = await call(db, name, {
+            [argument]: text,
+            ...Object.fromEntries(required.map((other) => [other, null])),
+          }).then(
+            () => assert.fail('it is taken'),
+            (error) => error
+          )
           assert.deepEqual([error.code, error.message], ['22P02', 'invalid id'], `${name}(${argument})`)
           expectSilence(`${name}(${argument})`, asText(error), before)
         }
@@ -509,7 +558,10 @@ describe('bad input', () => {
         ['SELECT $1::api_key.id[]', `{${key}}`],
         [`SELECT api_key.import_key_rows($1, 'md5', 't', 1)`, JSON.stringify([{ hash: 'x', key_id: key }])],
         [`SELECT api_key.import_key_rows($1, 'md5', 't', 1)`, JSON.stringify([{ hash: 'x', user_id: key }])],
-        [`SELECT api_key.import_key_rows($1, 'md5', 't', 1)`, JSON.stringify([{ hash: 'x', tenant_id: key }])],
+        [
+          `SELECT api_key.import_key_rows($1, 'md5', 't', 1)`,
+          JSON.stringify([{ hash: 'x', tenant_id: key }]),
+        ],
         [`SELECT api_key.authorize('page', $1, 'read')`, key],
         [`SELECT api_key.require_authorization('page', $1, 'read')`, key],
       ]) {

@@ -23,7 +23,9 @@ const CHANGES = {
   'past the grace of a rotation': ['NOT_FOUND', async (client, id) => {
     await call(client, 'rotate_api_key', { p_key_id: id })
     await client.query(
-      `UPDATE api_key_internal.keys SET grace_expires_at = now() - interval '1 second' WHERE key_id = $1`, [id])
+      `UPDATE api_key_internal.keys SET grace_expires_at = now() - interval '1 second' WHERE key_id = $1`,
+      [id]
+    )
   }],
 }
 
@@ -97,7 +99,10 @@ describe('a key that is remembered', () => {
 
     const old = await remembered()
     const rotated = await call(owner, 'rotate_api_key', { p_key_id: old.key_id, p_grace: '2 seconds' })
-    assert.equal((await call(other, 'verify_api_key', { p_api_key: old.api_key })).grace_expires_at !== null, true)
+    assert.equal(
+      (await call(other, 'verify_api_key', { p_api_key: old.api_key })).grace_expires_at !== null,
+      true
+    )
     await passed(rotated.grace_expires_at)
     assert.equal(await codeOf(other, old.api_key, IP), 'NOT_FOUND')
     assert.equal(await codeOf(other, rotated.api_key, IP), 'VALID')

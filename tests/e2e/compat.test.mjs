@@ -25,13 +25,24 @@ describe('legacy calling conventions through PostgREST', () => {
     await admin.query(`SELECT api_key.setup_postgrest(p_create_roles => true);
       SELECT api_key.define_tier('free', NULL); SELECT api_key.define_tier('pro', 1, 'reject')`)
     for (const schema of [...PROFILES, 'overloads']) {
-      await admin.query(`CREATE SCHEMA ${schema}; GRANT USAGE ON SCHEMA ${schema} TO anon, authenticated, service_role`)
+      await admin.query(
+        `CREATE SCHEMA ${schema}; GRANT USAGE ON SCHEMA ${schema} TO anon, authenticated, service_role`
+      )
     }
-    for (const profile of PROFILES) await admin.query(`SELECT api_key.install_compat('${profile}', '${profile}', 'acme_')`)
-    await admin.query(`SELECT api_key.install_compat('jsonb_envelope', 'overloads'), api_key.install_compat('any_name', 'overloads')`)
+    for (const profile of PROFILES)
+      await admin.query(`SELECT api_key.install_compat('${profile}', '${profile}', 'acme_')`)
+    await admin.query(
+      `SELECT api_key.install_compat('jsonb_envelope', 'overloads'), api_key.install_compat('any_name', 'overloads')`
+    )
     keyId = await call(admin, 'import_api_key_hash', {
-      p_hash: createHash('md5').update(LEGACY).digest('hex'), p_scheme: 'md5', p_user_id: owner, p_name: 'Old',
-      p_tier: 'pro', p_created_at: '2020-02-02T02:02:02Z', p_metadata: { tier_limit: 1000, rate_limit: 60 } })
+      p_hash: createHash('md5').update(LEGACY).digest('hex'),
+      p_scheme: 'md5',
+      p_user_id: owner,
+      p_name: 'Old',
+      p_tier: 'pro',
+      p_created_at: '2020-02-02T02:02:02Z',
+      p_metadata: { tier_limit: 1000, rate_limit: 60 },
+    })
     api = await cluster.postgrest('app', { 'db-schemas': [...PROFILES, 'overloads', 'api_key'].join(',') })
   })
 
@@ -39,7 +50,8 @@ describe('legacy calling conventions through PostgREST', () => {
   const everybody = () => Object.entries({ anon: undefined, authenticated: userClaims(), service: SERVICE })
 
   /** What a client of this profile gets; an error of PostgREST is the caller's to expect. */
-  const rpc = (profile, claims, name, args, options) => api.client(claims).schema(profile).rpc(name, args, options)
+  const rpc = (profile, claims, name, args, options) =>
+    api.client(claims).schema(profile).rpc(name, args, options)
 
   async function data(...request) {
     const { data, error } = await rpc(...request)
@@ -56,7 +68,8 @@ describe('legacy calling conventions through PostgREST', () => {
   }
 
   describe('bearer_row', () => {
-    const verify = (claims, auth_header, options) => data('bearer_row', claims, 'verify_api_key_hash', { auth_header }, options)
+    const verify = (claims, auth_header, options) =>
+      data('bearer_row', claims, 'verify_api_key_hash', { auth_header }, options)
     const row = () => [{ key_id: keyId, user_tier: 'pro', tier_limit: '1000' }]
 
     it('answers with a row, whoever asks and however Bearer is written', async () => {
@@ -106,16 +119,34 @@ describe('legacy calling conventions through PostgREST', () => {
           assert.deepEqual(await ask(claims, 'verify_api_key_hash', { p_api_key }),
             { success: false, error: 'Invalid API key' })
           const bcrypt = await ask(claims, 'verify_api_key_bcrypt', { p_api_key })
-          assert.deepEqual([keysOf(bcrypt), bcrypt.valid, typeof bcrypt.error], [['error', 'message', 'valid'], false, 'string'])
+          assert.deepEqual(
+            [keysOf(bcrypt), bcrypt.valid, typeof bcrypt.error],
+            [['error', 'message', 'valid'], false, 'string']
+          )
           const complete = await ask(claims, 'verify_api_key_complete_v2', { p_api_key })
           assert.deepEqual([keysOf(complete), complete.valid], [['error', 'valid'], false])
         }
       }
     })
 
-    const four = (p_user_id, more = {}) => ({ p_user_id, p_name: 'New', p_tier: 'free', p_description: 'Made in a test', ...more })
+    const four = (p_user_id, more = {}) => ({
+      p_user_id,
+      p_name: 'New',
+      p_tier: 'free',
+      p_description: 'Made in a test',
+      ...more,
+    })
     const shapes = {
-      issue_api_key: ['api_key', 'created_at', 'key_id', 'key_prefix', 'masked_key', 'name', 'success', 'tier'],
+      issue_api_key: [
+        'api_key',
+        'created_at',
+        'key_id',
+        'key_prefix',
+        'masked_key',
+        'name',
+        'success',
+        'tier',
+      ],
       create_api_key_complete_v2: ['api_key', 'full_key', 'key_id', 'key_info', 'name', 'success', 'tier'],
       create_api_key_bcrypt: ['api_key', 'full_key', 'key_id', 'key_info', 'name', 'success', 'tier'],
     }
@@ -133,7 +164,12 @@ describe('legacy calling conventions through PostgREST', () => {
             assert.ok(!JSON.stringify(issued.key_info).includes(issued.api_key))
           }
           const verified = await ask(undefined, 'verify_api_key_hash', { p_api_key: issued.api_key })
-          assert.deepEqual(verified.data, { user_id: user.sub, key_id: issued.key_id, tier: 'free', environment: 'live' })
+          assert.deepEqual(verified.data, {
+            user_id: user.sub,
+            key_id: issued.key_id,
+            tier: 'free',
+            environment: 'live',
+          })
         }
       })
 
@@ -191,7 +227,10 @@ describe('legacy calling conventions through PostgREST', () => {
     it('get_my_api_keys: nobody is nobody, not everybody', async () => {
       assertFailure(await ask({ role: 'authenticated' }, 'get_my_api_keys'), /no user/)
       const service = await ask(SERVICE, 'get_my_api_keys')
-      assert.ok(!service.success || service.data.length === 0, `${service.data?.length} keys are "mine" to the service`)
+      assert.ok(
+        !service.success || service.data.length === 0,
+        `${service.data?.length} keys are "mine" to the service`
+      )
     })
 
     it('the functions for users are not for anonymous callers', async () => {
@@ -220,13 +259,20 @@ describe('legacy calling conventions through PostgREST', () => {
 
     it('takes nothing else for a key', async () => {
       for (const args of [{ one: LEGACY, other: LEGACY }, {}, { nested: { key: LEGACY } }]) {
-        assert.equal(await data('any_name', undefined, 'verify_api_key_hash', args), null, JSON.stringify(args))
+        assert.equal(
+          await data('any_name', undefined, 'verify_api_key_hash', args),
+          null,
+          JSON.stringify(args)
+        )
       }
     })
 
     it('leaves its own argument names to an overload with them', async () => {
       const verify = (name) => data('overloads', undefined, 'verify_api_key_hash', { [name]: LEGACY })
-      const envelope = { success: true, data: { user_id: owner, key_id: keyId, tier: 'pro', environment: 'live' } }
+      const envelope = {
+        success: true,
+        data: { user_id: owner, key_id: keyId, tier: 'pro', environment: 'live' },
+      }
       assert.deepEqual(await verify('p_api_key'), envelope)
       for (const name of names.slice(1)) {
         const answer = await verify(name)
@@ -264,7 +310,10 @@ describe('legacy calling conventions through PostgREST', () => {
       assert.equal(await compare('x'.repeat(513), hash), false)
       for (const costly of [hash.replace(/m=\d+/, 'm=4294967295'), hash.replace(/t=\d+/, 't=1000000'),
         '$2b$31$9WGB9f8D8rZ97bQTkPeUMemdUDYP0m2dpbxLqCzTapcpST8JgeEbC']) {
-        const { error } = await rpc('stored_hash_pair', SERVICE, 'verify_api_key_hash', { plain_key: text, stored_hash: costly })
+        const { error } = await rpc('stored_hash_pair', SERVICE, 'verify_api_key_hash', {
+          plain_key: text,
+          stored_hash: costly,
+        })
         assert.equal(error.code, '22023')
       }
       assert.equal(await run(), before + 1)
@@ -327,20 +376,34 @@ describe('legacy calling conventions through PostgREST', () => {
     let good, misses
 
     before(async () => {
-      const issue = async (args = {}) => (await call(admin, 'issue_api_key', { p_user_id: randomUUID(), ...args }))
+      const issue = async (args = {}) =>
+        await call(admin, 'issue_api_key', { p_user_id: randomUUID(), ...args })
       const [live, revoked, disabled, rotated] = [await issue(), await issue(), await issue(), await issue()]
       await call(admin, 'revoke_api_key', { p_key_id: revoked.key_id })
       await call(admin, 'update_api_key', { p_key_id: disabled.key_id, p_changes: { enabled: false } })
       await call(admin, 'rotate_api_key', { p_key_id: rotated.key_id, p_grace: '0' })
       const expired = await issue()
-      await admin.query(`UPDATE api_key_internal.keys SET expires_at = now() - interval '1 s' WHERE key_id = $1`, [expired.key_id])
+      await admin.query(
+        `UPDATE api_key_internal.keys SET expires_at = now() - interval '1 s' WHERE key_id = $1`,
+        [expired.key_id]
+      )
       good = live.api_key
       misses = {
-        'made up': forged(), 'with a wrong secret': withWrongSecret(good), 'malformed': 'sk_live_typo', 'another text': 'not a key',
-        'revoked': revoked.api_key, 'disabled': disabled.api_key, 'expired': expired.api_key, 'rotated away': rotated.api_key,
+        'made up': forged(),
+        'with a wrong secret': withWrongSecret(good),
+        malformed: 'sk_live_typo',
+        'another text': 'not a key',
+        revoked: revoked.api_key,
+        disabled: disabled.api_key,
+        expired: expired.api_key,
+        'rotated away': rotated.api_key,
         'not valid yet': (await issue({ p_not_before: '2999-01-01' })).api_key,
         'for another address': (await issue({ p_allowed_ips: ['192.0.2.1'] })).api_key,
-        'NULL': null, 'empty': '', 'a space': ' ', '"null"': 'null', '"true"': 'true',
+        NULL: null,
+        empty: '',
+        'a space': ' ',
+        '"null"': 'null',
+        '"true"': 'true',
       }
     })
 
@@ -363,15 +426,25 @@ describe('legacy calling conventions through PostgREST', () => {
       await admin.query(`SELECT api_key.install_compat('jsonb_envelope', 'dumped', p_replace => true)`)
       const { stdout: script } = await cluster.run('pg_dump', ['app'])
       await cluster.database('restored', { extension: false })
-      await cluster.run('psql', ['--no-psqlrc', '--quiet', '--set', 'ON_ERROR_STOP=1', '--dbname', 'restored'], { input: script })
+      await cluster.run(
+        'psql',
+        ['--no-psqlrc', '--quiet', '--set', 'ON_ERROR_STOP=1', '--dbname', 'restored'],
+        { input: script }
+      )
       const restored = await cluster.connect('restored')
-      const functions = (db) => value(db, `SELECT jsonb_object_agg(p.oid::regprocedure::text, ARRAY[prosrc, proacl::text, d.deptype::text])
+      const functions = (db) =>
+        value(
+          db,
+          `SELECT jsonb_object_agg(p.oid::regprocedure::text, ARRAY[prosrc, proacl::text, d.deptype::text])
         FROM pg_proc AS p LEFT JOIN pg_depend AS d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'x'
-        WHERE pronamespace = 'dumped'::regnamespace`)
+        WHERE pronamespace = 'dumped'::regnamespace`
+        )
       assert.deepEqual(await functions(restored), await functions(admin))
       assert.equal((await value(restored, 'SELECT dumped.verify_api_key_hash($1)', [LEGACY])).success, true)
       await restored.query('BEGIN; DROP EXTENSION api_key')
-      assert.deepEqual(Object.keys(await functions(restored)), ['dumped.verify_api_key_hash_before_api_key(text)'])
+      assert.deepEqual(Object.keys(await functions(restored)), [
+        'dumped.verify_api_key_hash_before_api_key(text)',
+      ])
       await restored.query('ROLLBACK')
       await restored.query(`SELECT api_key.remove_compat('jsonb_envelope', 'dumped')`)
       assert.deepEqual(Object.keys(await functions(restored)), ['dumped.verify_api_key_hash(text)'])
@@ -383,7 +456,8 @@ describe('legacy calling conventions through PostgREST', () => {
     const functions = () => value(admin, `
       SELECT jsonb_object_agg(oid::regprocedure::text, prosrc || coalesce(proacl::text, '')) FROM pg_proc
       WHERE pronamespace = 'scratch'::regnamespace`)
-    const act = (what, profile, more = '') => admin.query(`SELECT api_key.${what}('${profile}', 'scratch'${more})`)
+    const act = (what, profile, more = '') =>
+      admin.query(`SELECT api_key.${what}('${profile}', 'scratch'${more})`)
     const REPLACE = ', p_replace => true'
 
     it('leaves no trace', async () => {
@@ -419,11 +493,17 @@ describe('legacy calling conventions through PostgREST', () => {
             const before = await functions()
             await act('install_compat', 'jsonb_envelope', REPLACE)
             await admin.query('SAVEPOINT one')
-            const refused = await act('install_compat', 'bearer_row', REPLACE).then(() => null, (error) => error)
+            const refused = await act('install_compat', 'bearer_row', REPLACE).then(
+              () => null,
+              (error) => error
+            )
             if (refused) await admin.query('ROLLBACK TO one')
             else await act('remove_compat', order[0])
             await act('remove_compat', refused ? 'jsonb_envelope' : order[1])
-            assert.ok(refused === null || refused.code === '42723' && refused.hint, `${refused} says what to do`)
+            assert.ok(
+              refused === null || (refused.code === '42723' && refused.hint),
+              `${refused} says what to do`
+            )
             assert.deepEqual(await functions(), before)
           } finally {
             await admin.query('ROLLBACK')

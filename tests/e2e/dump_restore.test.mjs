@@ -73,8 +73,12 @@ describe('keys after dump and restore', () => {
       CREATE TABLE app.gone (LIKE app.notes INCLUDING ALL);
       CREATE TABLE app.days (tenant_id uuid, day integer) PARTITION BY RANGE (day);
       CREATE TABLE app.days_1 PARTITION OF app.days FOR VALUES FROM (1) TO (2)`)
-    await db.query(`SELECT api_key.isolate_tenants(t::regclass) FROM unnest('{app.notes,app.gone,app.days}'::text[]) AS t`)
-    await db.query(`SELECT api_key.define_resource('note', 'app.notes', p_public_when => 'published'), api_key.define_resource('gone', 'app.gone')`)
+    await db.query(
+      `SELECT api_key.isolate_tenants(t::regclass) FROM unnest('{app.notes,app.gone,app.days}'::text[]) AS t`
+    )
+    await db.query(
+      `SELECT api_key.define_resource('note', 'app.notes', p_public_when => 'published'), api_key.define_resource('gone', 'app.gone')`
+    )
     await db.query(`SELECT api_key.protect_resource('note')`)
     // What is left of it must not become another table's.
     await db.query('DROP TABLE app.gone')
@@ -152,10 +156,13 @@ describe('keys after dump and restore', () => {
 
       it('gives back isolated tables and protected resources, and the way back from them', async () => {
         assert.deepEqual(await guards(db), guarded)
-        const { rows: protection } = await db.query('SELECT "table", missing FROM api_key.protection ORDER BY 1')
+        const { rows: protection } = await db.query(
+          'SELECT "table", missing FROM api_key.protection ORDER BY 1'
+        )
         assert.deepEqual(protection.map(({ table, missing }) => [table, missing]),
           [['app.days', []], ['app.days_1', []], ['app.notes', []], ['app.notes', []]])
-        const authorized = (id) => call(db, 'authorize', { p_resource_type: 'note', p_resource_id: id, p_action: 'read' })
+        const authorized = (id) =>
+          call(db, 'authorize', { p_resource_type: 'note', p_resource_id: id, p_action: 'read' })
         assert.deepEqual([await authorized('1'), await authorized('2')], [true, false])
         await db.query(`SELECT api_key.remove_resource('note'), api_key.remove_tenant_isolation('app.notes'),
           api_key.remove_tenant_isolation('app.days')`)
@@ -202,7 +209,9 @@ describe('keys after dump and restore', () => {
       .map(({ row }) => row)
 
   /** Every table of the application, with what guards it. */
-  const guards = async (db) => (await db.query(`
+  const guards = async (db) =>
+    (
+      await db.query(`
     SELECT relname, relrowsecurity, relforcerowsecurity,
       (SELECT jsonb_agg(to_jsonb(p) ORDER BY policyname) FROM pg_policies AS p
        WHERE schemaname = 'app' AND tablename = relname) AS policies,
@@ -212,7 +221,8 @@ describe('keys after dump and restore', () => {
       (SELECT jsonb_agg(to_jsonb(r) ORDER BY type) FROM api_key.resources AS r WHERE r.table = c.oid::regclass::text) AS resources,
       (SELECT to_jsonb(g) - 'table' FROM api_key_internal.guarded_tables AS g WHERE g.table = c.oid) AS before
     FROM pg_class AS c WHERE relnamespace = 'app'::regnamespace AND relkind IN ('r', 'p')
-    ORDER BY relname`)).rows
+    ORDER BY relname`)
+    ).rows
 
   /** Every privilege on the extension's schemas, functions and relations, one line each. */
   const privileges = async (db) => (await db.query(`

@@ -77,7 +77,9 @@ describe('verify, wherever a SELECT works', () => {
     const fetch = async () => (await client.query('FETCH 2 FROM answers')).rows.map((row) => row.code)
     assert.deepEqual(await fetch(), CODES)
     await client.query('SAVEPOINT before')
-    await assert.rejects(client.query('SELECT 1 / length(api_key.verify_api_key($1) ->> $2) - 1 / 0', [key, 'code']))
+    await assert.rejects(
+      client.query('SELECT 1 / length(api_key.verify_api_key($1) ->> $2) - 1 / 0', [key, 'code'])
+    )
     await client.query('ROLLBACK TO before')
     assert.deepEqual(await fetch(), CODES)
     await client.query('COMMIT')
@@ -100,14 +102,21 @@ describe('verify, wherever a SELECT works', () => {
 
   it('answers in prepared statements and functions when the extension was made again', async () => {
     const other = await cluster.connect('app')
-    const prepared = (session, text) => session.query(
-      { name: 'verify', text: `SELECT api_key.verify_api_key($1) ->> 'code' AS code, in_plpgsql($1) AS inside`, values: [text] })
-      .then(({ rows: [row] }) => [row.code, row.inside])
+    const prepared = (session, text) =>
+      session
+        .query({
+          name: 'verify',
+          text: `SELECT api_key.verify_api_key($1) ->> 'code' AS code, in_plpgsql($1) AS inside`,
+          values: [text],
+        })
+        .then(({ rows: [row] }) => [row.code, row.inside])
     for (let n = 0; n < 7; n++) { // Past the five custom plans: a generic one is kept.
-      for (const session of [client, other]) assert.deepEqual(await prepared(session, key), ['VALID', 'VALID'])
+      for (const session of [client, other])
+        assert.deepEqual(await prepared(session, key), ['VALID', 'VALID'])
     }
     await client.query('DROP EXTENSION api_key')
-    for (const session of [client, other]) await assert.rejects(prepared(session, key), { code: /42883|3F000/ })
+    for (const session of [client, other])
+      await assert.rejects(prepared(session, key), { code: /42883|3F000/ })
     await client.query('CREATE EXTENSION api_key')
     const again = (await issue(client)).api_key
     for (const session of [client, other]) {

@@ -12,7 +12,18 @@ import { fileURLToPath } from 'node:url'
 import edge, { handler } from '../../examples/edge-function/handler.mjs'
 import { createProxy } from '../../examples/express-proxy/proxy.mjs'
 import { clientAddress } from '../../examples/verify.mjs'
-import { call, codeOf, forged, issue, partsOf, stats, until, useCluster, value, withWrongSecret } from './harness.mjs'
+import {
+  call,
+  codeOf,
+  forged,
+  issue,
+  partsOf,
+  stats,
+  until,
+  useCluster,
+  value,
+  withWrongSecret,
+} from './harness.mjs'
 
 const EXAMPLES = new URL('../../examples/', import.meta.url)
 // Most promises here are that something ends. One that is broken must not hang the run.
@@ -113,7 +124,9 @@ for (const [name, open] of Object.entries(DOORS)) {
         DISABLED: async (key) => { await change(key, { enabled: false }); return key },
         NOT_YET_VALID: async (key) => { await change(key, { not_before: '2999-01-01' }); return key },
         EXPIRED: async (key) => {
-          await db.query(`UPDATE api_key_internal.keys SET expires_at = now() WHERE key_id = $1`, [key.key_id])
+          await db.query(`UPDATE api_key_internal.keys SET expires_at = now() WHERE key_id = $1`, [
+            key.key_id,
+          ])
           return key
         },
       }
@@ -131,9 +144,15 @@ for (const [name, open] of Object.entries(DOORS)) {
     it('says which scopes are required, and which the key has', async () => {
       const ask = await open({ REQUIRED_SCOPES: 'articles:read, articles:write' })
       const reader = await known({ p_scopes: ['articles:read'] })
-      const { status, challenge, body } = await read(await ask({ 'X-API-Key': reader.api_key }), reader.api_key)
+      const { status, challenge, body } = await read(
+        await ask({ 'X-API-Key': reader.api_key }),
+        reader.api_key
+      )
       assert.equal(status, 403)
-      assert.equal(challenge, `${CHALLENGE}, error="insufficient_scope", scope="articles:read articles:write"`)
+      assert.equal(
+        challenge,
+        `${CHALLENGE}, error="insufficient_scope", scope="articles:read articles:write"`
+      )
       assert.deepEqual(body, { error: 'insufficient_scope', message: 'This API key lacks a required scope.',
         required_scopes: ['articles:read', 'articles:write'], granted_scopes: ['articles:read'] })
       const writer = await known({ p_scopes: ['articles:*'] })
@@ -144,7 +163,10 @@ for (const [name, open] of Object.entries(DOORS)) {
       const { api_key: key } = await known({ p_allowed_ips: ['192.0.2.0/24'] })
       const from = async (proxies, forwarded) => {
         const ask = await open({ TRUSTED_PROXIES: proxies })
-        const { status, body } = await read(await ask({ 'X-API-Key': key, 'X-Forwarded-For': forwarded }), key)
+        const { status, body } = await read(
+          await ask({ 'X-API-Key': key, 'X-Forwarded-For': forwarded }),
+          key
+        )
         return status === 200 ? 'let in' : `${status} ${body.error}`
       }
       assert.equal(await from('1', '192.0.2.7'), 'let in')
@@ -163,7 +185,10 @@ for (const [name, open] of Object.entries(DOORS)) {
 
     it('refuses a key of another resource', async () => {
       const ask = await open({ RESOURCE_ID: 'shop' })
-      const [shop, office] = [await known({ p_resource_id: 'shop' }), await known({ p_resource_id: 'office' })]
+      const [shop, office] = [
+        await known({ p_resource_id: 'shop' }),
+        await known({ p_resource_id: 'office' }),
+      ]
       assert.equal((await ask({ 'X-API-Key': shop.api_key })).status, 200)
       const { status, body } = await read(await ask({ 'X-API-Key': office.api_key }), office.api_key)
       assert.deepEqual([status, body.error], [403, 'resource_mismatch'])
@@ -262,7 +287,13 @@ describe('the edge function', GUARD, () => {
       assert.equal(response.headers.get('Cache-Control'), 'no-store')
       return response.json()
     }
-    const expected = { user_id: user, tenant_id: tenant, scopes: ['articles:read'], expires_at: null, rotated: false }
+    const expected = {
+      user_id: user,
+      tenant_id: tenant,
+      scopes: ['articles:read'],
+      expires_at: null,
+      rotated: false,
+    }
     assert.deepEqual(await ask(key.api_key), expected)
     const rotated = await call(db, 'rotate_api_key', { p_key_id: key.key_id })
     assert.deepEqual(await ask(rotated.api_key), expected)
@@ -275,10 +306,20 @@ describe('the edge function', GUARD, () => {
 describe('a client\'s address', () => {
   it('is read in the forms that proxies write, and in no other', () => {
     const forms = {
-      '192.0.2.7': '192.0.2.7', ' 192.0.2.7:51234 ': '192.0.2.7', '2001:db8::7': '2001:db8::7',
-      '[2001:db8::7]': '2001:db8::7', '[2001:db8::7]:443': '2001:db8::7', '::ffff:192.0.2.7': '::ffff:192.0.2.7',
-      '': null, unknown: null, '0.0.0.0/0': null, '_hidden': null, 'fe80::1%eth0': null }
-    for (const [text, address] of Object.entries(forms)) assert.equal(clientAddress(text, null, 1), address, text)
+      '192.0.2.7': '192.0.2.7',
+      ' 192.0.2.7:51234 ': '192.0.2.7',
+      '2001:db8::7': '2001:db8::7',
+      '[2001:db8::7]': '2001:db8::7',
+      '[2001:db8::7]:443': '2001:db8::7',
+      '::ffff:192.0.2.7': '::ffff:192.0.2.7',
+      '': null,
+      unknown: null,
+      '0.0.0.0/0': null,
+      _hidden: null,
+      'fe80::1%eth0': null,
+    }
+    for (const [text, address] of Object.entries(forms))
+      assert.equal(clientAddress(text, null, 1), address, text)
   })
 
   it('is that of the connection where no proxy is trusted', () => {
@@ -416,7 +457,12 @@ describe('the proxy', GUARD, () => {
   it('takes paths, and no whole URLs', async () => {
     const { api_key: key } = await issue(db)
     for (const path of ['http://service.internal/', '*']) {
-      const request = http.request(proxy, { path, method: 'OPTIONS', agent: false, headers: { 'X-API-Key': key } })
+      const request = http.request(proxy, {
+        path,
+        method: 'OPTIONS',
+        agent: false,
+        headers: { 'X-API-Key': key },
+      })
       const [received] = await once(request.end(), 'response')
       assert.equal(received.statusCode, 400)
       received.resume()
@@ -477,7 +523,12 @@ describe('the proxy', GUARD, () => {
 
     other.process.kill('SIGSTOP')
     const asked = once(server, 'request')
-    const request = http.request(url, { method: 'POST', path: '/left', agent: false, headers: { 'X-API-Key': key } })
+    const request = http.request(url, {
+      method: 'POST',
+      path: '/left',
+      agent: false,
+      headers: { 'X-API-Key': key },
+    })
     request.flushHeaders()
     const [, response] = await asked
     const left = once(response, 'close')
@@ -546,7 +597,10 @@ describe('the proxy', GUARD, () => {
   it('adds no event where the service has begun one, or where the client could not read it', async () => {
     const begun = {
       'an event': [{ 'Content-Type': 'text/event-stream' }, 'data: 1\n\ndata: {"half'],
-      'a compressed stream': [{ 'Content-Type': 'text/event-stream', 'Content-Encoding': 'gzip' }, '\x1f\n\n'],
+      'a compressed stream': [
+        { 'Content-Type': 'text/event-stream', 'Content-Encoding': 'gzip' },
+        '\x1f\n\n',
+      ],
       'a download': [{ 'Content-Type': 'text/plain' }, 'text\n\n'],
     }
     for (const [what, [headers, text]] of Object.entries(begun)) {
@@ -578,7 +632,9 @@ describe('the proxy', GUARD, () => {
   it('ends a stream when PostgREST can no longer be asked', async () => {
     const { api_key: key } = await issue(db)
     const other = await cluster.postgrest('app')
-    const { response, events } = await stream(key, { url: await open({ ...RECHECK, POSTGREST_URL: other.url }) })
+    const { response, events } = await stream(key, {
+      url: await open({ ...RECHECK, POSTGREST_URL: other.url }),
+    })
     const ended = once(response, 'close')
     other.stop()
     assert.match(await next(events), /^event: refused\ndata: \{"error":"unavailable"/)

@@ -7,13 +7,22 @@ import { describe, it } from 'node:test'
 import { CHEAP, admitted, application, gate } from './gate.mjs'
 import { call, forged, until, useCluster, value, withWrongSecret } from './harness.mjs'
 
-const NOBODY = { key_id: null, user_id: null, tenant_id: null, scopes: null, key: null, admin: false, articles: 0 }
+const NOBODY = {
+  key_id: null,
+  user_id: null,
+  tenant_id: null,
+  scopes: null,
+  key: null,
+  admin: false,
+  articles: 0,
+}
 
 const WHO = `SELECT jsonb_build_object('key_id', api_key.current_key_id(), 'user_id', api_key.current_user_id(),
   'tenant_id', api_key.current_tenant_id(), 'scopes', api_key.current_scopes(), 'key', api_key.current_api_key(),
   'admin', api_key.has_scope('admin'), 'articles', (SELECT count(*) FROM app.articles))`
 
-const headers = (all) => `SELECT set_config('request.headers', '${JSON.stringify(all).replaceAll("'", "''")}', false)`
+const headers = (all) =>
+  `SELECT set_config('request.headers', '${JSON.stringify(all).replaceAll("'", "''")}', false)`
 const act = (key) => `${headers({ 'x-api-key': key })}; SELECT api_key.authenticate_request();`
 
 describe('identity', () => {
@@ -24,7 +33,13 @@ describe('identity', () => {
     owner = await application(cluster, 'app')
     await owner.query(`ALTER ROLE anon LOGIN; ALTER ROLE authenticated LOGIN;
       GRANT TEMPORARY ON DATABASE app TO anon, authenticated; ALTER TABLE app.articles FORCE ROW LEVEL SECURITY`)
-    const key = (args) => call(owner, 'issue_api_key', { p_user_id: randomUUID(), p_tenant_id: randomUUID(), p_tier: 'pro', ...args })
+    const key = (args) =>
+      call(owner, 'issue_api_key', {
+        p_user_id: randomUUID(),
+        p_tenant_id: randomUUID(),
+        p_tier: 'pro',
+        ...args,
+      })
     ada = await key({ p_scopes: ['articles:*'], p_name: 'ada' })
     bob = await key({ p_scopes: ['articles:read'], p_name: 'bob' })
     limited = await key({ p_scopes: ['admin'], p_allowed_ips: ['198.51.100.7'] })
@@ -60,10 +75,16 @@ describe('identity', () => {
 
   /** Attacks on whoever runs the transaction: claims, headers, settings, roles, functions. */
   async function attacks() {
-    const claims = JSON.stringify({ sub: (await call(owner, 'verify_api_key', { p_api_key: ada.api_key })).user_id,
-      role: 'service_role', key_id: ada.key_id, scopes: ['admin'] })
+    const claims = JSON.stringify({
+      sub: (await call(owner, 'verify_api_key', { p_api_key: ada.api_key })).user_id,
+      role: 'service_role',
+      key_id: ada.key_id,
+      scopes: ['admin'],
+    })
     const forgeries = [forged(), withWrongSecret(ada.api_key), limited.api_key, ada.key_id, '', 'x']
-    const own = (await owner.query(`SELECT name FROM pg_settings WHERE name LIKE 'api\\_key.%'`)).rows.map(({ name }) => name)
+    const own = (await owner.query(`SELECT name FROM pg_settings WHERE name LIKE 'api\\_key.%'`)).rows.map(
+      ({ name }) => name
+    )
     assert.ok(own.length > 15)
     const settings = [
       ...['jwt.claims', 'jwt.claim.sub', 'jwt.claim.key_id', 'jwt.claim.scopes', 'jwt', 'headers', 'header.x-api-key', 'method', 'path', 'cookies', 'spec']
@@ -130,7 +151,12 @@ describe('identity', () => {
   })
 
   it('cannot be brought along by the options of a connection', async () => {
-    for (const setting of ['trust_token_claims=on', 'key_roles=service_role', 'require_key=off', 'authenticated_role=service_role']) {
+    for (const setting of [
+      'trust_token_claims=on',
+      'key_roles=service_role',
+      'require_key=off',
+      'authenticated_role=service_role',
+    ]) {
       const client = await direct('authenticated', { options: `-c api_key.${setting}` }).catch(() => null)
       if (!client) continue
       const [name, given] = setting.split('=')
@@ -140,7 +166,8 @@ describe('identity', () => {
   })
 
   it('leaves no helper of the extension to be called', async () => {
-    const { rows } = await owner.query(`SELECT format('SELECT %s(%s)', p.oid::regproc, (SELECT string_agg(format('NULL::%s', t::regtype), ', ')
+    const { rows } =
+      await owner.query(`SELECT format('SELECT %s(%s)', p.oid::regproc, (SELECT string_agg(format('NULL::%s', t::regtype), ', ')
       FROM unnest(proargtypes) AS t)) AS text FROM pg_proc AS p WHERE pronamespace = 'api_key_internal'::regnamespace AND prokind = 'f'
       AND prorettype <> 'trigger'::regtype AND NOT 'internal'::regtype = ANY (proargtypes)`)
     assert.ok(rows.length > 10)
@@ -155,9 +182,17 @@ describe('identity', () => {
     await client.query(headers({ 'x-api-key': ada.api_key }))
     await client.query('SELECT api_key.authenticate_request()')
     await assertNobody(client, 'in the next transaction')
-    for (const [end, text] of [['COMMIT', 'SELECT 1'], ['ROLLBACK', 'SELECT 1'], ['ROLLBACK', 'SELECT 1/0'], ['COMMIT', 'SELECT 1/0'],
-      ['COMMIT AND CHAIN', 'SELECT 1'], ['ROLLBACK AND CHAIN', 'SELECT 1']]) {
-      await client.query(`BEGIN; ${headers({ 'x-api-key': ada.api_key })}; SELECT api_key.authenticate_request()`)
+    for (const [end, text] of [
+      ['COMMIT', 'SELECT 1'],
+      ['ROLLBACK', 'SELECT 1'],
+      ['ROLLBACK', 'SELECT 1/0'],
+      ['COMMIT', 'SELECT 1/0'],
+      ['COMMIT AND CHAIN', 'SELECT 1'],
+      ['ROLLBACK AND CHAIN', 'SELECT 1'],
+    ]) {
+      await client.query(
+        `BEGIN; ${headers({ 'x-api-key': ada.api_key })}; SELECT api_key.authenticate_request()`
+      )
       const { key_id: id, articles, admin } = await value(client, WHO)
       assert.deepEqual([id, articles, admin], [ada.key_id, 2, false])
       await sqlstate(client, text)
@@ -172,7 +207,13 @@ describe('identity', () => {
     const pid = await value(client, 'SELECT pg_backend_pid()')
     await client.query(`BEGIN; ${act(ada.api_key)}`)
     const cancelled = sqlstate(client, 'SELECT pg_sleep(60), api_key.current_key_id()')
-    await until('the query to run', () => value(owner, `SELECT state = 'active' AND wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1`, [pid]))
+    await until('the query to run', () =>
+      value(
+        owner,
+        `SELECT state = 'active' AND wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1`,
+        [pid]
+      )
+    )
     await owner.query('SELECT pg_cancel_backend($1)', [pid])
     assert.equal(await cancelled, '57014')
     await client.query('ROLLBACK')
@@ -193,9 +234,15 @@ describe('identity', () => {
         const failed = await sqlstate(client, text)
         if (expected === undefined) continue
         assert.equal(await keyId(client), expected, `${n}: ${text} (${failed})`)
-        const claims = JSON.parse(await value(client, `SELECT nullif(current_setting('request.jwt.claims', true), '')`))
+        const claims = JSON.parse(
+          await value(client, `SELECT nullif(current_setting('request.jwt.claims', true), '')`)
+        )
         assert.equal(claims?.key_id ?? null, expected, `claims after ${n}: ${text}`)
-        assert.deepEqual(await titles(client), expected === a ? ['a1', 'a2'] : expected === b ? ['b1'] : [], text)
+        assert.deepEqual(
+          await titles(client),
+          expected === a ? ['a1', 'a2'] : expected === b ? ['b1'] : [],
+          text
+        )
       }
       await client.query('ROLLBACK')
       await assertNobody(client)
@@ -205,13 +252,38 @@ describe('identity', () => {
     await script(['SAVEPOINT s', null], [A, a], ['RELEASE s', a])
     await script([A, a], ['SAVEPOINT s', a], [B, b], ['ROLLBACK TO s', a], [B, b], ['RELEASE s', b])
     await script([A, a], [B, b], ['SAVEPOINT s', b], [A, a], [B, b], [A, a], ['ROLLBACK TO s', b])
-    await script(['SAVEPOINT s', null], [A, a], ['SAVEPOINT t', a], [B, b], ['RELEASE t', b], ['ROLLBACK TO s', null])
-    await script([A, a], ['SAVEPOINT s', a], ['SAVEPOINT t', a], [B, b], ['SAVEPOINT u', b], [A, a], ['ROLLBACK TO u', b],
-      ['RELEASE t', b], ['ROLLBACK TO s', a])
+    await script(
+      ['SAVEPOINT s', null],
+      [A, a],
+      ['SAVEPOINT t', a],
+      [B, b],
+      ['RELEASE t', b],
+      ['ROLLBACK TO s', null]
+    )
+    await script(
+      [A, a],
+      ['SAVEPOINT s', a],
+      ['SAVEPOINT t', a],
+      [B, b],
+      ['SAVEPOINT u', b],
+      [A, a],
+      ['ROLLBACK TO u', b],
+      ['RELEASE t', b],
+      ['ROLLBACK TO s', a]
+    )
     await script([A, a], ['SAVEPOINT s', a], [B, b], ['SELECT 1/0'], ['ROLLBACK TO s', a])
     await script([A, a], ['SAVEPOINT s', a], [act(forged())], ['ROLLBACK TO s', a])
-    await script([A, a], [`DO $$ BEGIN BEGIN ${B.replaceAll('SELECT', 'PERFORM')} RAISE 'x'; EXCEPTION WHEN raise_exception THEN END; END $$`, a],
-      [`DO $$ BEGIN BEGIN ${B.replaceAll('SELECT', 'PERFORM')} EXCEPTION WHEN raise_exception THEN END; END $$`, b])
+    await script(
+      [A, a],
+      [
+        `DO $$ BEGIN BEGIN ${B.replaceAll('SELECT', 'PERFORM')} RAISE 'x'; EXCEPTION WHEN raise_exception THEN END; END $$`,
+        a,
+      ],
+      [
+        `DO $$ BEGIN BEGIN ${B.replaceAll('SELECT', 'PERFORM')} EXCEPTION WHEN raise_exception THEN END; END $$`,
+        b,
+      ]
+    )
   })
 
   it('survives no COMMIT in a procedure', async () => {
@@ -249,7 +321,9 @@ describe('identity', () => {
 
   it('is not part of a prepared transaction', async () => {
     const client = await direct()
-    await client.query(`BEGIN; ${act(ada.api_key)}; INSERT INTO app.articles VALUES ('a3'); PREPARE TRANSACTION 'x'`)
+    await client.query(
+      `BEGIN; ${act(ada.api_key)}; INSERT INTO app.articles VALUES ('a3'); PREPARE TRANSACTION 'x'`
+    )
     await assertNobody(client, 'after PREPARE TRANSACTION')
     await client.query(`COMMIT PREPARED 'x'`)
     await assertNobody(client, 'after COMMIT PREPARED')
@@ -262,7 +336,11 @@ describe('identity', () => {
     await client.query(`SET plan_cache_mode = force_generic_plan; PREPARE q AS SELECT title FROM app.articles;
       CREATE FUNCTION pg_temp.q() RETURNS SETOF app.articles LANGUAGE plpgsql STABLE AS 'BEGIN RETURN QUERY SELECT * FROM app.articles; END'`)
     const named = { name: 'articles', text: 'SELECT title FROM app.articles' }
-    const every = async () => [await titles(client, 'EXECUTE q'), await titles(client, named), await titles(client, 'SELECT title FROM pg_temp.q()')]
+    const every = async () => [
+      await titles(client, 'EXECUTE q'),
+      await titles(client, named),
+      await titles(client, 'SELECT title FROM pg_temp.q()'),
+    ]
     for (let round = 0; round < 7; round++) {
       for (const [key, expected] of [[ada.api_key, ['a1', 'a2']], [bob.api_key, ['b1']], [null, []]]) {
         await client.query('BEGIN')
@@ -291,7 +369,9 @@ describe('identity', () => {
       for (const [key, count] of [[ada, '10000'], [bob, '20000']]) {
         await client.query(`BEGIN; ${act(key.api_key)}`)
         assert.equal(await value(client, 'SELECT count(*) FROM app.many'), count)
-        const { rows } = await client.query('SELECT DISTINCT app.mislabelled() AS id FROM generate_series(1, 100)')
+        const { rows } = await client.query(
+          'SELECT DISTINCT app.mislabelled() AS id FROM generate_series(1, 100)'
+        )
         for (const { id } of rows) assert.ok([null, key.key_id].includes(id))
         await client.query('COMMIT')
       }
@@ -312,7 +392,12 @@ describe('identity', () => {
         pids.add(await value(client, 'SELECT pg_backend_pid()'))
         if (round % 3 === 0) await sqlstate(client, 'SELECT 1/0')
         await client.query(round % 2 ? 'COMMIT' : 'ROLLBACK')
-        if (round % 5 === 0) assert.equal(await keyId(client).catch(({ code }) => code), '42501', 'authenticator inherits nothing')
+        if (round % 5 === 0)
+          assert.equal(
+            await keyId(client).catch(({ code }) => code),
+            '42501',
+            'authenticator inherits nothing'
+          )
       }
     }))
     assert.equal(pids.size, 1)
@@ -331,8 +416,12 @@ describe('identity', () => {
     await call(one.db, 'set_api_key_role', { p_key_id: robot.key_id, p_role: 'robots' })
     await call(one.db, 'revoke_api_key', { p_key_id: gone.key_id })
     const kinds = [
-      { key: first, role: 'authenticated' }, { key: second, role: 'authenticated' }, { key: robot, role: 'robots' },
-      { role: 'anon' }, { key: gone, status: 401 }, { path: '/rpc/fail', key: first, status: 400 },
+      { key: first, role: 'authenticated' },
+      { key: second, role: 'authenticated' },
+      { key: robot, role: 'robots' },
+      { role: 'anon' },
+      { key: gone, status: 401 },
+      { path: '/rpc/fail', key: first, status: 400 },
     ]
     await Promise.all(Array.from({ length: 240 }, async (_, n) => {
       const { key, role, status, path = '/rpc/identity' } = kinds[n % kinds.length]
@@ -345,11 +434,19 @@ describe('identity', () => {
 
   it('keeps its key when a request passes the gate again without one, even if claims are trusted', async () => {
     const name = 'trusting'
-    await application(cluster, name).then((db) => db.query(`ALTER DATABASE ${name} SET api_key.trust_token_claims = on`))
+    await application(cluster, name).then((db) =>
+      db.query(`ALTER DATABASE ${name} SET api_key.trust_token_claims = on`)
+    )
     const admin = await cluster.connect(name)
-    const key = await call(admin, 'issue_api_key', { p_user_id: randomUUID(), p_tier: 'pro', p_scopes: ['articles:read'] })
+    const key = await call(admin, 'issue_api_key', {
+      p_user_id: randomUUID(),
+      p_tier: 'pro',
+      p_scopes: ['articles:read'],
+    })
     const client = await cluster.connect(name, 'authenticator')
-    await client.query(`BEGIN; SET LOCAL ROLE authenticated; ${act(key.api_key)} SELECT api_key.authenticate_request()`)
+    await client.query(
+      `BEGIN; SET LOCAL ROLE authenticated; ${act(key.api_key)} SELECT api_key.authenticate_request()`
+    )
     assert.equal(await keyId(client), key.key_id)
     assert.equal(await sqlstate(client, 'SELECT api_key.issue_api_key()'), '42501')
   })
@@ -365,7 +462,10 @@ describe('identity', () => {
       END LOOP;
       PERFORM set_config('test.seen', concat_ws(' ', key ->> 'name', id, scopes), false);
     END $$`)
-    await client.query(`SELECT set_config('test.ada', $1, false), set_config('test.bob', $2, false)`, [ada.api_key, bob.api_key])
+    await client.query(`SELECT set_config('test.ada', $1, false), set_config('test.bob', $2, false)`, [
+      ada.api_key,
+      bob.api_key,
+    ])
     await client.query(`DO $$ BEGIN
       PERFORM set_config('request.headers', json_build_object('x-api-key', current_setting('test.ada'))::text, false);
       PERFORM api_key.authenticate_request();

@@ -9,7 +9,19 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, it } from 'node:test'
 import { ADDITIONS, CATALOG, DAMAGE, Generator, UNGUARD } from '../fuzz/sql/generate.mjs'
-import { asServer, bindir, call, codeOf, issue, partsOf, run, stats, until, useCluster, value } from './harness.mjs'
+import {
+  asServer,
+  bindir,
+  call,
+  codeOf,
+  issue,
+  partsOf,
+  run,
+  stats,
+  until,
+  useCluster,
+  value,
+} from './harness.mjs'
 
 const RUNS = Number(process.env.FUZZ_RUNS || 150)
 const SEED = Number(process.env.FUZZ_SEED || randomInt(2 ** 31))
@@ -24,7 +36,8 @@ const LEFT_ALONE = /argon2|legacy_scan|queue_timeout/
 
 // XX001 of a hash that is none; and what PostgreSQL says of bytes that are no jsonb, and of an object
 // that another session dropped.
-const MEANT = /^a stored hash of an API key is damaged|^unsupported jsonb version|^cache lookup failed for (relation|type)|^could not open relation/
+const MEANT =
+  /^a stored hash of an API key is damaged|^unsupported jsonb version|^cache lookup failed for (relation|type)|^could not open relation/
 const CRASHED = /terminated by signal|PANIC|TRAP|server process .* exit code|panicked/
 
 /** What was sent, and what must not have come back. */
@@ -41,9 +54,12 @@ class Judge {
 
   error(error, statement) {
     this.codes[error.code ?? 'lost'] = (this.codes[error.code ?? 'lost'] ?? 0) + 1
-    const texts = [error.message, error.detail, error.hint, error.where, error.internalQuery].filter(Boolean).join('\n')
+    const texts = [error.message, error.detail, error.hint, error.where, error.internalQuery]
+      .filter(Boolean)
+      .join('\n')
     if (!error.code) this.find('the connection is lost', error, statement)
-    else if (/^(XX|58)/.test(error.code) && !MEANT.test(error.message)) this.find(error.code, error, statement)
+    else if (/^(XX|58)/.test(error.code) && !MEANT.test(error.message))
+      this.find(error.code, error, statement)
     else if (this.tellsASecret(texts)) this.find('repeats a secret', error, statement)
   }
 
@@ -63,17 +79,31 @@ class Judge {
   }
 
   verdict() {
-    const codes = Object.entries(this.codes).sort(([, a], [, b]) => b - a).map((code) => code.join(' ')).slice(0, 12)
-    console.log(`fuzz-sql: ${this.place}, ${this.statements} statements, seed ${SEED}; errors: ${codes.join(', ')}`)
+    const codes = Object.entries(this.codes)
+      .sort(([, a], [, b]) => b - a)
+      .map((code) => code.join(' '))
+      .slice(0, 12)
+    console.log(
+      `fuzz-sql: ${this.place}, ${this.statements} statements, seed ${SEED}; errors: ${codes.join(', ')}`
+    )
     const kind = (finding) => finding.split('\n')[0].replaceAll(/"[^"]*"|at character \d+|\d+/g, '')
     const different = [...new Map(this.findings.map((finding) => [kind(finding), finding])).values()]
-    assert.equal(different.length, 0, `seed ${SEED}: ${this.findings.length} findings\n${different.slice(0, 20).join('\n\n')}`)
+    assert.equal(
+      different.length,
+      0,
+      `seed ${SEED}: ${this.findings.length} findings\n${different.slice(0, 20).join('\n\n')}`
+    )
   }
 }
 
 async function fill(cluster, name) {
   // A test before may have brought it down.
-  await until('the server', () => cluster.connect('postgres').then((client) => client.end().then(() => true), () => false))
+  await until('the server', () =>
+    cluster.connect('postgres').then(
+      (client) => client.end().then(() => true),
+      () => false
+    )
+  )
   await cluster.database(name, { extension: false })
   const owner = await cluster.connect(name)
   await owner.query(`${OBJECTS}; ${ROLES.slice(1).map((role) => `ALTER ROLE ${role} LOGIN`).join(';')}`)
@@ -84,12 +114,22 @@ async function fill(cluster, name) {
 async function known(owner) {
   const functions = {}
   for (const role of ROLES) functions[role] = (await owner.query(CATALOG, [role])).rows
-  const keys = (await owner.query(`SELECT key ->> 'api_key' AS key FROM fuzz.keys ORDER BY n`)).rows.map(({ key }) => key)
+  const keys = (await owner.query(`SELECT key ->> 'api_key' AS key FROM fuzz.keys ORDER BY n`)).rows.map(
+    ({ key }) => key
+  )
   const hashes = (await owner.query(`SELECT right(secret_hash, 20) AS hash FROM api_key_internal.keys`)).rows
   const settings = (await owner.query(`SELECT name FROM pg_settings WHERE name LIKE 'api_key.%'
     AND context IN ('user', 'superuser') ORDER BY name`)).rows.map(({ name }) => name)
-  return { functions, keys, settings: settings.filter((name) => !LEFT_ALONE.test(name)),
-    secrets: [...keys.map((key) => partsOf(key).secret.slice(0, 16)), ...hashes.map(({ hash }) => hash), 'planted-'] }
+  return {
+    functions,
+    keys,
+    settings: settings.filter((name) => !LEFT_ALONE.test(name)),
+    secrets: [
+      ...keys.map((key) => partsOf(key).secret.slice(0, 16)),
+      ...hashes.map(({ hash }) => hash),
+      'planted-',
+    ],
+  }
 }
 
 /** Sends a session's statements. */
@@ -115,9 +155,18 @@ async function session(connect, { seed, runs, every, judge, ...known }) {
 /** Sessions of each role beside each other. */
 async function attack(place, cluster, database, known) {
   const judge = new Judge(place, known.secrets)
-  await Promise.all(ROLES.map((role, n) => session(
-    () => cluster.connect(database, role, { options: TIMEOUTS }),
-    { ...known, seed: SEED + n, runs: RUNS, every: role === 'postgres', judge, functions: known.functions[role] })))
+  await Promise.all(
+    ROLES.map((role, n) =>
+      session(() => cluster.connect(database, role, { options: TIMEOUTS }), {
+        ...known,
+        seed: SEED + n,
+        runs: RUNS,
+        every: role === 'postgres',
+        judge,
+        functions: known.functions[role],
+      })
+    )
+  )
   judge.log(cluster.log)
   return judge
 }
@@ -159,7 +208,9 @@ describe('calls that nobody means', () => {
     const { api_key: key, key_id: id } = await issue(client, { p_user_id: randomUUID() })
     assert.equal(await codeOf(client, key), 'VALID')
     await client.query('BEGIN')
-    await client.query(`SELECT set_config('request.headers', $1, true)`, [JSON.stringify({ 'x-api-key': key })])
+    await client.query(`SELECT set_config('request.headers', $1, true)`, [
+      JSON.stringify({ 'x-api-key': key }),
+    ])
     await client.query('SELECT api_key.authenticate_request()')
     assert.equal(await value(client, 'SELECT api_key.current_key_id()'), id)
     await client.query('SELECT count(*) FROM fuzz.documents')
@@ -196,20 +247,37 @@ describe('calls that nobody means', () => {
     const chosen = RUNS >= 2000 ? all : Array.from({ length: 15 }, () => generator.pick(all))
     const { api_key: key, key_id: id } = await issue(client)
     await client.query(UNGUARD)
-    const uses = [`SELECT api_key.verify_api_key('${key}')`, `SELECT api_key.verify_api_key_hash('legacy_planted-plain-text-of-a-key')`,
-      `SELECT api_key.check_rate_limit('fuzz', 's')`, 'SELECT api_key.flush_usage()', 'SELECT api_key.issue_api_key(gen_random_uuid())',
+    const uses = [
+      `SELECT api_key.verify_api_key('${key}')`,
+      `SELECT api_key.verify_api_key_hash('legacy_planted-plain-text-of-a-key')`,
+      `SELECT api_key.check_rate_limit('fuzz', 's')`,
+      'SELECT api_key.flush_usage()',
+      'SELECT api_key.issue_api_key(gen_random_uuid())',
       `SELECT set_config('request.headers', '{"x-api-key":"${key}"}', true), api_key.authenticate_request()`,
-      'SELECT api_key.authenticate_request()', `SELECT api_key.rotate_api_key('${id}')`, `DELETE FROM fuzz.authors WHERE id = 1`,
-      `INSERT INTO fuzz.books VALUES (99, gen_random_uuid(), '', 1)`, `SELECT api_key.authorize('document', 'x', 'read')`]
+      'SELECT api_key.authenticate_request()',
+      `SELECT api_key.rotate_api_key('${id}')`,
+      `DELETE FROM fuzz.authors WHERE id = 1`,
+      `INSERT INTO fuzz.books VALUES (99, gen_random_uuid(), '', 1)`,
+      `SELECT api_key.authorize('document', 'x', 'read')`,
+    ]
     for (const damage of chosen) {
-      for (const statement of ['BEGIN', damage, ...uses.flatMap((use) => ['SAVEPOINT u', use, 'ROLLBACK TO u']), 'ROLLBACK']) {
+      for (const statement of [
+        'BEGIN',
+        damage,
+        ...uses.flatMap((use) => ['SAVEPOINT u', use, 'ROLLBACK TO u']),
+        'ROLLBACK',
+      ]) {
         judge.statements++
         await client.query(statement).catch(async (error) => {
           judge.codes[error.code] = (judge.codes[error.code] ?? 0) + 1
-          if (!error.code || /panic|must not be null|unwrap|out of (bounds|range for slice)/.test(error.message)) {
+          if (
+            !error.code ||
+            /panic|must not be null|unwrap|out of (bounds|range for slice)/.test(error.message)
+          ) {
             judge.find(`after ${damage}`, error, statement)
           }
-          if (!error.code) client = await until('the server', () => primary.connect('damaged').catch(() => null))
+          if (!error.code)
+            client = await until('the server', () => primary.connect('damaged').catch(() => null))
         })
       }
     }
@@ -222,15 +290,30 @@ describe('calls that nobody means', () => {
     await primary.stop()
     const generator = new Generator({ ...facts, seed: SEED, functions: facts.functions.postgres })
     const judge = new Judge('single-user mode', facts.secrets)
-    const statements = [...generator.everyFunction(), ...Array.from({ length: RUNS }, () => generator.next())]
-      .flatMap((statement, n) => [...(n % 3 === 0 ? ['ROLLBACK'] : []), ...(n % 20 === 0 ? ['DISCARD ALL'] : []), statement])
+    const statements = [
+      ...generator.everyFunction(),
+      ...Array.from({ length: RUNS }, () => generator.next()),
+    ].flatMap((statement, n) => [
+      ...(n % 3 === 0 ? ['ROLLBACK'] : []),
+      ...(n % 20 === 0 ? ['DISCARD ALL'] : []),
+      statement,
+    ])
     judge.statements = statements.length
     assert.ok(statements.every((statement) => !statement.includes('\n')), 'a line is a statement')
     const settings = ['statement_timeout=2000', 'log_destination=stderr', 'logging_collector=off']
-    const { stderr } = await run(...asServer(join(await bindir(), 'postgres'), ['--single', '-D', join(primary.dir, 'data'),
-      ...settings.flatMap((setting) => ['-c', setting]), 'app']), { input: `${statements.join('\n')}\n`, cwd: primary.dir })
+    const { stderr } = await run(
+      ...asServer(join(await bindir(), 'postgres'), [
+        '--single',
+        '-D',
+        join(primary.dir, 'data'),
+        ...settings.flatMap((setting) => ['-c', setting]),
+        'app',
+      ]),
+      { input: `${statements.join('\n')}\n`, cwd: primary.dir }
+    )
     judge.log(stderr)
-    for (const [, code, message] of stderr.matchAll(/^(\w{5}) ERROR: {2}(.*)$/gm)) judge.error({ code, message }, '(see the seed)')
+    for (const [, code, message] of stderr.matchAll(/^(\w{5}) ERROR: {2}(.*)$/gm))
+      judge.error({ code, message }, '(see the seed)')
     await primary.resume()
     judge.verdict()
     await worksAsBefore(await primary.connect('app'))

@@ -80,30 +80,58 @@ function behind(db, server, agent) {
     /** Issues a key of a tier without limits. */
     issue: (args = {}) => call(db, 'issue_api_key', { p_user_id: randomUUID(), p_tier: 'pro', ...args }),
     /** A request; `headers` as node:http takes them, a list for a header that is repeated. */
-    ask: (method, path, { key, headers = {}, body } = {}) => ask(agent, method, new URL(server.url).port, path,
-      { ...(key === undefined ? {} : { 'X-API-Key': key }), ...headers }, body),
+    ask: (method, path, { key, headers = {}, body } = {}) =>
+      ask(
+        agent,
+        method,
+        new URL(server.url).port,
+        path,
+        { ...(key === undefined ? {} : { 'X-API-Key': key }), ...headers },
+        body
+      ),
   }
 }
 
 function ask(agent, method, port, path, headers, body) {
   const content = body === undefined ? {} : { 'Content-Type': 'application/json' }
   return new Promise((resolve, reject) => {
-    const request = send({ agent, method, host: '127.0.0.1', port, path, headers: { ...content, ...headers } }, (response) => {
-      let text = ''
-      response.setEncoding('utf8').on('data', (part) => { text += part }).on('end', () => {
-        const isJson = text !== '' && /json/.test(response.headers['content-type'])
-        resolve({ raw: response.rawHeaders, status: response.statusCode, headers: response.headers, text, body: isJson ? JSON.parse(text) : text })
-      })
-    })
+    const request = send(
+      { agent, method, host: '127.0.0.1', port, path, headers: { ...content, ...headers } },
+      (response) => {
+        let text = ''
+        response
+          .setEncoding('utf8')
+          .on('data', (part) => {
+            text += part
+          })
+          .on('end', () => {
+            const isJson = text !== '' && /json/.test(response.headers['content-type'])
+            resolve({
+              raw: response.rawHeaders,
+              status: response.statusCode,
+              headers: response.headers,
+              text,
+              body: isJson ? JSON.parse(text) : text,
+            })
+          })
+      }
+    )
     request.on('error', reject).end(body === undefined ? undefined : JSON.stringify(body))
   })
 }
 
 /** Every kind of request that reads or writes: what is refused is refused in each. */
 export const REQUESTS = [
-  ['GET', '/documents'], ['HEAD', '/documents'], ['POST', '/documents', { title: 'x' }],
-  ['PATCH', '/documents?title=eq.x', { title: 'y' }], ['DELETE', '/documents?title=eq.x'],
-  ['GET', '/rpc/identity'], ['HEAD', '/rpc/identity'], ['POST', '/rpc/identity', {}], ['GET', '/'], ['GET', '/no_such_table'],
+  ['GET', '/documents'],
+  ['HEAD', '/documents'],
+  ['POST', '/documents', { title: 'x' }],
+  ['PATCH', '/documents?title=eq.x', { title: 'y' }],
+  ['DELETE', '/documents?title=eq.x'],
+  ['GET', '/rpc/identity'],
+  ['HEAD', '/rpc/identity'],
+  ['POST', '/rpc/identity', {}],
+  ['GET', '/'],
+  ['GET', '/no_such_table'],
 ]
 
 /** Asserts that a request was let in. */

@@ -4,7 +4,18 @@ import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { describe, it } from 'node:test'
 import { CHEAP, REQUESTS, admitted, gate } from './gate.mjs'
-import { call, forged, jwt, partsOf, stats, until, useCluster, userClaims, value, withWrongSecret } from './harness.mjs'
+import {
+  call,
+  forged,
+  jwt,
+  partsOf,
+  stats,
+  until,
+  useCluster,
+  userClaims,
+  value,
+  withWrongSecret,
+} from './harness.mjs'
 
 const CHALLENGE = 'Bearer realm="api_key"'
 const NOT_GOOD = 'This API key is not valid.'
@@ -17,7 +28,10 @@ describe('the gate', () => {
 
   useCluster({ ...CHEAP, 'api_key.max_concurrent_hashes': 2, max_connections: 100 }, async (fresh) => {
     cluster = fresh
-    open = await gate(cluster, 'open', { 'api_key.header_names': 'X-API-Key, apikey', 'api_key.key_roles': 'robots, outsiders' })
+    open = await gate(cluster, 'open', {
+      'api_key.header_names': 'X-API-Key, apikey',
+      'api_key.key_roles': 'robots, outsiders',
+    })
     strict = await gate(cluster, 'strict', { 'api_key.require_key': 'on' })
     proxied = await gate(cluster, 'proxied', { 'api_key.trusted_proxies': 1 })
   })
@@ -62,7 +76,15 @@ describe('the gate', () => {
     })
 
     it('what is not the text of a key: MALFORMED', async () => {
-      for (const key of ['x', '', '   ', `sk_live_${'0'.repeat(60)}`, 'sk live 1', '{"a": 1}', "' OR 1=1 --"]) {
+      for (const key of [
+        'x',
+        '',
+        '   ',
+        `sk_live_${'0'.repeat(60)}`,
+        'sk live 1',
+        '{"a": 1}',
+        "' OR 1=1 --",
+      ]) {
         await refused(open, { key }, { ...notGood, code: 'MALFORMED', requests: REQUESTS.slice(0, 1) })
       }
       await refused(open, { key: 'x' }, { ...notGood, code: 'MALFORMED' })
@@ -97,22 +119,42 @@ describe('the gate', () => {
     it('a key without a scope that a function requires, and says which', async () => {
       const requests = [['GET', '/rpc/publish'], ['POST', '/rpc/publish', {}]] // HEAD calls no function.
       const { api_key: key } = await issue(open, { p_scopes: ['articles:read', 'articles:write'] })
-      const { details } = await refused(open, { key }, { status: 403, code: 'INSUFFICIENT_SCOPE', requests,
-        headers: { 'www-authenticate': `${CHALLENGE}, error="insufficient_scope", scope="articles:write articles:publish"` } })
+      const { details } = await refused(
+        open,
+        { key },
+        {
+          status: 403,
+          code: 'INSUFFICIENT_SCOPE',
+          requests,
+          headers: {
+            'www-authenticate': `${CHALLENGE}, error="insufficient_scope", scope="articles:write articles:publish"`,
+          },
+        }
+      )
       assert.deepEqual(JSON.parse(details), { required_scopes: ['articles:write', 'articles:publish'],
         granted_scopes: ['articles:read', 'articles:write'] })
-      const withoutKey = { status: 401, code: 'KEY_REQUIRED', requests, headers: { 'www-authenticate': CHALLENGE } }
+      const withoutKey = {
+        status: 401,
+        code: 'KEY_REQUIRED',
+        requests,
+        headers: { 'www-authenticate': CHALLENGE },
+      }
       await refused(open, {}, withoutKey)
       await refused(open, { headers: bearer({ ...userClaims(), scopes: ['admin'] }) }, withoutKey)
       for (const scopes of [['articles:write', 'articles:publish'], ['articles:*'], ['admin']]) {
         const { api_key: good } = await issue(open, { p_scopes: scopes })
-        for (const [method, path, body] of requests) admitted(await open.ask(method, path, { key: good, body }))
+        for (const [method, path, body] of requests)
+          admitted(await open.ask(method, path, { key: good, body }))
       }
     })
 
     it('a key from an address that it is not for, or from one that nobody vouches for', async () => {
       const args = { p_allowed_ips: ['198.51.100.0/24', '2001:db8::/32'] }
-      const expected = { status: 403, code: 'IP_NOT_ALLOWED', message: 'This API key may not be used from this address.' }
+      const expected = {
+        status: 403,
+        code: 'IP_NOT_ALLOWED',
+        message: 'This API key may not be used from this address.',
+      }
       const { api_key: key } = await issue(proxied, args)
       const from = (address) => ({ key, headers: { 'X-Forwarded-For': address } })
       await refused(proxied, { key }, expected)
@@ -120,7 +162,13 @@ describe('the gate', () => {
       for (const address of ['198.51.100.7, 203.0.113.1', '198.51.100.7,', 'unknown', '198.51.100.7.1']) {
         await refused(proxied, from(address), { ...expected, requests: REQUESTS.slice(0, 1) })
       }
-      for (const address of ['198.51.100.7', '203.0.113.1, 198.51.100.7', '2001:db8::7', '[2001:db8::7]:443', '::ffff:198.51.100.7']) {
+      for (const address of [
+        '198.51.100.7',
+        '203.0.113.1, 198.51.100.7',
+        '2001:db8::7',
+        '[2001:db8::7]:443',
+        '::ffff:198.51.100.7',
+      ]) {
         admitted(await proxied.ask('GET', '/documents', from(address)))
       }
       const unproxied = await issue(open, args)
@@ -135,19 +183,47 @@ describe('the gate', () => {
       for (let n = 0; n < 10; n++) {
         assert.equal((await open.ask('GET', '/documents', { key: forged({ id }) })).body.code, 'NOT_FOUND')
       }
-      await refused(open, { key: forged({ id }) }, { status: 429, code: 'THROTTLED',
-        headers: { 'retry-after': '6', ratelimit: '"failures";r=0;t=60', 'ratelimit-policy': '"failures";q=10;w=60' } })
+      await refused(
+        open,
+        { key: forged({ id }) },
+        {
+          status: 429,
+          code: 'THROTTLED',
+          headers: {
+            'retry-after': '6',
+            ratelimit: '"failures";r=0;t=60',
+            'ratelimit-policy': '"failures";q=10;w=60',
+          },
+        }
+      )
       admitted(await open.ask('GET', '/documents', { key }))
     })
 
     it('a request over a rate limit, and says when to come again', async () => {
-      await call(open.db, 'define_rate_limit', { p_name: 'refused', p_limit: 1, p_period: '1 hour', p_per: 'user', p_tier: 'free' })
+      await call(open.db, 'define_rate_limit', {
+        p_name: 'refused',
+        p_limit: 1,
+        p_period: '1 hour',
+        p_per: 'user',
+        p_tier: 'free',
+      })
       const { api_key: key } = await issue(open, { p_tier: 'free' })
       const first = admitted(await open.ask('GET', '/documents', { key }))
       assert.equal(first.headers.ratelimit, '"refused";r=0;t=3600')
       assert.equal(first.headers['ratelimit-policy'], '"refused";q=1;w=3600')
-      const { details, message } = await refused(open, { key }, { status: 429, code: 'RATE_LIMITED',
-        headers: { 'retry-after': /^3[56]\d\d$/, ratelimit: /^"refused";r=0;t=3[56]\d\d$/, 'ratelimit-policy': '"refused";q=1;w=3600' } })
+      const { details, message } = await refused(
+        open,
+        { key },
+        {
+          status: 429,
+          code: 'RATE_LIMITED',
+          headers: {
+            'retry-after': /^3[56]\d\d$/,
+            ratelimit: /^"refused";r=0;t=3[56]\d\d$/,
+            'ratelimit-policy': '"refused";q=1;w=3600',
+          },
+        }
+      )
       assert.deepEqual([message, details], ['Too many requests.', 'The limit is "refused".'])
       await call(open.db, 'remove_rate_limit', { p_name: 'refused' })
       admitted(await open.ask('GET', '/documents', { key }))
@@ -176,7 +252,11 @@ describe('the gate', () => {
         // PostgREST adds one of its own to each 503.
         const { raw } = await crowded.ask('GET', '/documents', { key: other })
         assert.ok(raw.includes('Retry-After') && raw.includes('1'), raw.join('\n'))
-        await refused(crowded, { key: slow }, { status: 503, code: 'OVERLOADED', requests: REQUESTS.slice(0, 1) })
+        await refused(
+          crowded,
+          { key: slow },
+          { status: 503, code: 'OVERLOADED', requests: REQUESTS.slice(0, 1) }
+        )
         admitted(await crowded.ask('GET', '/documents', { key: known }))
       } finally {
         process.kill(pid, 'SIGCONT')
@@ -192,8 +272,16 @@ describe('the gate', () => {
     it('two keys that differ, in whichever headers, and takes the same one twice', async () => {
       const [one, two] = [(await issue(open)).api_key, (await issue(open)).api_key]
       await refused(open, { key: one, headers: { apikey: two } }, { status: 400, code: 'SEVERAL_KEYS' })
-      await refused(open, { key: one, headers: { APIKey: 'x' } }, { status: 400, code: 'SEVERAL_KEYS', requests: REQUESTS.slice(0, 1) })
-      await refused(open, { key: one, headers: { apikey: '' } }, { status: 400, code: 'SEVERAL_KEYS', requests: REQUESTS.slice(0, 1) })
+      await refused(
+        open,
+        { key: one, headers: { APIKey: 'x' } },
+        { status: 400, code: 'SEVERAL_KEYS', requests: REQUESTS.slice(0, 1) }
+      )
+      await refused(
+        open,
+        { key: one, headers: { apikey: '' } },
+        { status: 400, code: 'SEVERAL_KEYS', requests: REQUESTS.slice(0, 1) }
+      )
       admitted(await open.ask('GET', '/documents', { key: one, headers: { apikey: one } }))
       admitted(await open.ask('GET', '/documents', { headers: { ApiKey: two } }))
     })
@@ -220,12 +308,35 @@ describe('the gate', () => {
   describe('lets in', () => {
     it('a key as its user, with all that is to be known of it', async () => {
       const [user, tenant] = [randomUUID(), randomUUID()]
-      const { api_key: key, key_id: id } = await issue(open, { p_user_id: user, p_tenant_id: tenant, p_name: 'ci',
-        p_scopes: ['articles:read', 'users:*'], p_resource_id: 'repo-1', p_metadata: { team: 'β"\\' } })
+      const { api_key: key, key_id: id } = await issue(open, {
+        p_user_id: user,
+        p_tenant_id: tenant,
+        p_name: 'ci',
+        p_scopes: ['articles:read', 'users:*'],
+        p_resource_id: 'repo-1',
+        p_metadata: { team: 'β"\\' },
+      })
       for (const [method, body] of [['GET'], ['POST', {}]]) {
-        const { key: answer, claims, ...rest } = admitted(await open.ask(method, '/rpc/identity', { key, body })).body
-        assert.deepEqual(rest, { role: 'authenticated', key_id: id, user_id: user, tenant_id: tenant, scopes: ['articles:read', 'users:*'] })
-        assert.deepEqual(claims, { sub: user, role: 'authenticated', tenant_id: tenant, scopes: ['articles:read', 'users:*'], tier: 'pro', key_id: id })
+        const {
+          key: answer,
+          claims,
+          ...rest
+        } = admitted(await open.ask(method, '/rpc/identity', { key, body })).body
+        assert.deepEqual(rest, {
+          role: 'authenticated',
+          key_id: id,
+          user_id: user,
+          tenant_id: tenant,
+          scopes: ['articles:read', 'users:*'],
+        })
+        assert.deepEqual(claims, {
+          sub: user,
+          role: 'authenticated',
+          tenant_id: tenant,
+          scopes: ['articles:read', 'users:*'],
+          tier: 'pro',
+          key_id: id,
+        })
         const verified = await call(open.db, 'verify_api_key', { p_api_key: key })
         assert.deepEqual(answer, verified)
       }
@@ -295,7 +406,10 @@ describe('the gate', () => {
         const stolen = await open.ask('POST', '/documents', { ...who, body: { title: 'x', owner: bob.sub } })
         assert.equal(stolen.body.code, '42501') // 401 under a key: PostgREST saw no token.
       }
-      const titles = async (path, who) => admitted(await open.ask('GET', path, who)).body.map(({ title }) => title).sort()
+      const titles = async (path, who) =>
+        admitted(await open.ask('GET', path, who))
+          .body.map(({ title }) => title)
+          .sort()
       for (const path of ['/documents', '/invoices']) {
         assert.deepEqual(await titles(path, { headers: bearer(ada) }), ['ada 0', 'ada 1'])
         assert.deepEqual(await titles(path, await keyOf(ada)), ['ada 0', 'ada 1'])
@@ -310,7 +424,10 @@ describe('the gate', () => {
       const { api_key: reader } = await issue(open, { p_scopes: ['articles:read'] })
       admitted(await open.ask('POST', '/articles', { key: writer, body: { title: 'mine' } }))
       for (const who of [{ key: reader }, {}, { headers: bearer({ ...userClaims(), scopes: ['admin'] }) }]) {
-        assert.equal((await open.ask('POST', '/articles', { ...who, body: { title: 'x' } })).body.code, '42501')
+        assert.equal(
+          (await open.ask('POST', '/articles', { ...who, body: { title: 'x' } })).body.code,
+          '42501'
+        )
         assert.deepEqual(admitted(await open.ask('GET', '/articles', who)).body, [])
       }
       assert.equal(admitted(await open.ask('GET', '/articles', { key: writer })).body.length, 1)
@@ -318,27 +435,40 @@ describe('the gate', () => {
   })
 
   it('lets no key manage keys that lacks api_keys:manage', async () => {
-    const post = (path, key, body = {}) => open.ask('POST', path, { key, body, headers: { 'Content-Profile': 'api_key' } })
+    const post = (path, key, body = {}) =>
+      open.ask('POST', path, { key, body, headers: { 'Content-Profile': 'api_key' } })
     const user = randomUUID()
     const { api_key: key, key_id: id } = await issue(open, { p_user_id: user, p_scopes: ['articles:*'] })
     const statuses = []
     for (const [name, args] of Object.entries({
-      issue_api_key: { p_name: 'child' }, list_api_keys: {}, update_api_key: { p_key_id: id, p_changes: { name: 'x' } },
-      rotate_api_key: { p_key_id: id }, revoke_api_key: { p_key_id: id }, revoke_api_keys: { p_user_id: user }, delete_api_key: { p_key_id: id },
+      issue_api_key: { p_name: 'child' },
+      list_api_keys: {},
+      update_api_key: { p_key_id: id, p_changes: { name: 'x' } },
+      rotate_api_key: { p_key_id: id },
+      revoke_api_key: { p_key_id: id },
+      revoke_api_keys: { p_user_id: user },
+      delete_api_key: { p_key_id: id },
     })) {
       const answer = await post(`/rpc/${name}`, key, args)
       assert.equal(answer.body.code, '42501', `${name}: ${answer.text}`)
       statuses.push(answer.status)
     }
-    const { api_key: manager } = await issue(open, { p_user_id: user, p_scopes: ['api_keys:manage', 'articles:*'] })
+    const { api_key: manager } = await issue(open, {
+      p_user_id: user,
+      p_scopes: ['api_keys:manage', 'articles:*'],
+    })
     const listed = admitted(await post('/rpc/list_api_keys', manager)).body
     assert.equal(listed.length, 2)
-    const child = admitted(await post('/rpc/issue_api_key', manager, { p_tier: 'pro', p_scopes: ['articles:read'] })).body
+    const child = admitted(
+      await post('/rpc/issue_api_key', manager, { p_tier: 'pro', p_scopes: ['articles:read'] })
+    ).body
     secrets.push(partsOf(child.api_key).secret)
     const more = await post('/rpc/issue_api_key', manager, { p_tier: 'pro', p_scopes: ['admin'] })
     assert.equal(more.body.code, '42501', 'no more than it has itself')
-    const own = await open.ask('POST', '/rpc/list_api_keys',
-      { headers: { ...bearer({ role: 'authenticated', sub: user }), 'Content-Profile': 'api_key' }, body: {} })
+    const own = await open.ask('POST', '/rpc/list_api_keys', {
+      headers: { ...bearer({ role: 'authenticated', sub: user }), 'Content-Profile': 'api_key' },
+      body: {},
+    })
     assert.equal(admitted(own).body.length, 3)
     assert.equal(admitted(await post('/rpc/revoke_own_api_key', key, { p_api_key: key })).body, true)
     assert.equal((await open.ask('GET', '/documents', { key })).body.code, 'REVOKED')
@@ -350,7 +480,11 @@ describe('the gate', () => {
     const { api_key: key, key_id: id } = await issue(strong)
     await call(strong.db, 'set_api_key_role', { p_key_id: id, p_role: 'service_role' })
     assert.equal((await identity(strong, { key })).role, 'service_role')
-    const answer = await strong.ask('POST', '/rpc/issue_api_key', { key, headers: { 'Content-Profile': 'api_key' }, body: { p_tier: 'pro' } })
+    const answer = await strong.ask('POST', '/rpc/issue_api_key', {
+      key,
+      headers: { 'Content-Profile': 'api_key' },
+      body: { p_tier: 'pro' },
+    })
     assert.deepEqual([answer.status, answer.body.code], [403, '42501'])
   })
 
@@ -383,11 +517,15 @@ describe('the gate', () => {
     admitted(await open.ask('GET', '/rpc/identity', { key }))
     await call(open.db, 'remove_rate_limit', { p_name: 'node' })
     await call(open.db, 'revoke_api_key', { p_key_id: id })
-    await until('the revocation to arrive', async () => (await ask('GET', '/documents', { key })).body.code === 'REVOKED')
+    await until(
+      'the revocation to arrive',
+      async () => (await ask('GET', '/documents', { key })).body.code === 'REVOKED'
+    )
   })
 
   describe('limits', () => {
-    const define = (at, name, args) => call(at.db, 'define_rate_limit', { p_name: name, p_period: '1 hour', ...args })
+    const define = (at, name, args) =>
+      call(at.db, 'define_rate_limit', { p_name: name, p_period: '1 hour', ...args })
 
     it('by several at once, of which the one that refuses costs nothing of the others', async () => {
       await define(open, 'a-tier', { p_limit: 5, p_per: 'user', p_tier: 'free' })
@@ -428,8 +566,15 @@ describe('the gate', () => {
       assert.equal(await statusFrom('[2001:db8:0:1:aaaa:bbbb:cccc:dddd]:99'), 429)
       assert.equal(await statusFrom('2001:db8:0:2::1'), 200)
       // All of whom nothing is known are one.
-      assert.deepEqual([await statusFrom(undefined), await statusFrom('unknown'), await statusFrom('_hidden'), await statusFrom('')],
-        [200, 200, 429, 429])
+      assert.deepEqual(
+        [
+          await statusFrom(undefined),
+          await statusFrom('unknown'),
+          await statusFrom('_hidden'),
+          await statusFrom(''),
+        ],
+        [200, 200, 429, 429]
+      )
     })
 
     it('clients by what the proxy adds as a header of its own', async () => {
@@ -445,7 +590,8 @@ describe('the gate', () => {
       await define(proxied, 'client', { p_limit: 3, p_per: 'client' })
       const headers = { 'X-Forwarded-For': '192.0.2.77' }
       const codes = []
-      for (let n = 0; n < 5; n++) codes.push((await proxied.ask('GET', '/documents', { key: forged(), headers })).body.code)
+      for (let n = 0; n < 5; n++)
+        codes.push((await proxied.ask('GET', '/documents', { key: forged(), headers })).body.code)
       assert.deepEqual(codes, ['NOT_FOUND', 'NOT_FOUND', 'NOT_FOUND', 'RATE_LIMITED', 'RATE_LIMITED'])
       await call(proxied.db, 'remove_rate_limit', { p_name: 'client' })
     })
@@ -463,7 +609,13 @@ describe('the gate', () => {
       const { api_key: key, key_id: id } = await issue(open)
       assert.equal((await identity(open, { key: ` ${key}` })).key_id, id)
       assert.equal((await identity(open, { key: `${key} \t ` })).key_id, id)
-      for (const text of [`${key.slice(0, 20)} ${key.slice(20)}`, `"${key}"`, `Bearer ${key}`, `${key},${key}`, `${key}\t${key}`]) {
+      for (const text of [
+        `${key.slice(0, 20)} ${key.slice(20)}`,
+        `"${key}"`,
+        `Bearer ${key}`,
+        `${key},${key}`,
+        `${key}\t${key}`,
+      ]) {
         await refused(open, { key: text }, { ...notGood, code: 'MALFORMED', requests: REQUESTS.slice(0, 1) })
       }
     })

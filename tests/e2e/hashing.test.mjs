@@ -57,7 +57,11 @@ describe('hashing', () => {
   async function adoptSlow(prefix, count, hash = () => someHash(14)) {
     for (let n = 0; n < count; n++) {
       await call(admin, 'import_api_key_hash', {
-        p_hash: hash(), p_scheme: hash().startsWith('$a') ? 'argon2' : 'bcrypt', p_user_id: null, p_key_prefix: prefix })
+        p_hash: hash(),
+        p_scheme: hash().startsWith('$a') ? 'argon2' : 'bcrypt',
+        p_user_id: null,
+        p_key_prefix: prefix,
+      })
     }
   }
 
@@ -108,7 +112,12 @@ describe('hashing', () => {
     const cases = [
       { what: 'four guessers, each text new', count: 4, calls: 3 },
       { what: 'nobody', count: 0, calls: 2 },
-      { what: 'four guessers who come back with a text until it is answered', count: 4, next: stubborn, calls: 20 },
+      {
+        what: 'four guessers who come back with a text until it is answered',
+        count: 4,
+        next: stubborn,
+        calls: 20,
+      },
       { what: 'four guessers with one text', count: 4, next: () => theSame, calls: 20 },
       { what: 'four guessers with a text each', count: 4, next: (_, n) => `${PREFIX}${n}`, calls: 20 },
       { what: 'fifty guessers, each text new', count: 50, calls: 20 },
@@ -144,8 +153,11 @@ describe('hashing', () => {
         await natives
         await guessing.end()
         const worst = Math.max(...seen.legacy.map(({ calls }) => calls))
-        test.diagnostic(`${seen.native.length} native first uses, slowest ${slowest} ms; ${holders} legacy ones within ${
-          worst} calls (${seen.legacy.map(({ calls }) => calls)}); a hash ${Math.round(hash)} ms, scan time ${scanTime} ms; guesses ${JSON.stringify(guessing.codes)}`)
+        test.diagnostic(
+          `${seen.native.length} native first uses, slowest ${slowest} ms; ${holders} legacy ones within ${
+            worst
+          } calls (${seen.legacy.map(({ calls }) => calls)}); a hash ${Math.round(hash)} ms, scan time ${scanTime} ms; guesses ${JSON.stringify(guessing.codes)}`
+        )
         assert.deepEqual(seen.native.filter(({ calls, code }) => calls > 1 || code !== 'VALID'), [])
         assert.deepEqual(seen.legacy.filter(({ calls, code }) => calls > most || code !== 'VALID'), [])
         assert.equal(await running(), 0)
@@ -214,17 +226,23 @@ describe('hashing', () => {
     it('(there are slow keys)', async () => {
       await admin.query(`SELECT api_key.delete_api_key(key_id) FROM api_key_internal.keys`)
       await adoptSlow('slow_', 10)
-      await adoptSlow('argon_', 10, () => ARGON2.replace('c29tZXNhbHQ', randomBytes(12).toString('base64url').replace(/[-_]/g, 'A')))
+      await adoptSlow('argon_', 10, () =>
+        ARGON2.replace('c29tZXNhbHQ', randomBytes(12).toString('base64url').replace(/[-_]/g, 'A'))
+      )
       const { api_key, ...issued } = await issue(admin)
       key_id = issued.key_id
       wrong = withWrongSecret(api_key)
       await admin.query(`UPDATE api_key_internal.keys SET secret_hash =
         regexp_replace(secret_hash, 'm=\\d+,t=\\d+', 'm=262144,t=1') WHERE key_id = $1`, [key_id])
       wrapped = newText()
-      const wrappedId = await value(admin, `SELECT api_key.import_api_key_hash($1, 'plaintext', NULL)`, [wrapped])
+      const wrappedId = await value(admin, `SELECT api_key.import_api_key_hash($1, 'plaintext', NULL)`, [
+        wrapped,
+      ])
       await admin.query(`UPDATE api_key_internal.keys SET secret_hash = '{bcrypt}' || $2 WHERE key_id = $1`,
         [wrappedId, someHash(14)])
-      await admin.query(`SELECT count(api_key.import_api_key_hash(md5('digest' || n), 'md5', NULL)) FROM generate_series(1, 1000) AS n`)
+      await admin.query(
+        `SELECT count(api_key.import_api_key_hash(md5('digest' || n), 'md5', NULL)) FROM generate_series(1, 1000) AS n`
+      )
       // Or within the costliest argon2, which cannot be interrupted, should the machine be that slow.
       heededWithin = Math.max(HEEDED_WITHIN_MS, 2 * await hashTime(ARGON2))
     })
@@ -261,15 +279,23 @@ describe('hashing', () => {
     }
 
     it('also while it waits for room', async (test) => {
-      const holders = await Promise.all(Array.from({ length: SLOTS }, () => session({ 'api_key.failure_limit': 1000 })))
+      const holders = await Promise.all(
+        Array.from({ length: SLOTS }, () => session({ 'api_key.failure_limit': 1000 }))
+      )
       const pids = await Promise.all(holders.map(pidOf))
-      const hashing = holders.map((client) => client.query('SELECT api_key.matches_hash($1, $2)', ['text', someHash(14)]))
+      const hashing = holders.map((client) =>
+        client.query('SELECT api_key.matches_hash($1, $2)', ['text', someHash(14)])
+      )
       await until('all slots to be taken', async () => await running() === SLOTS)
       pids.forEach((pid) => process.kill(pid, 'SIGSTOP'))
       const lates = {}
       try {
         for (const [what, loop] of Object.entries(loops)) {
-          const client = await session({ statement_timeout: 150, 'api_key.hash_queue_timeout': 60_000, 'api_key.legacy_scan_time': 60_000 })
+          const client = await session({
+            statement_timeout: 150,
+            'api_key.hash_queue_timeout': 60_000,
+            'api_key.legacy_scan_time': 60_000,
+          })
           const { code, late } = await overtime(client, loop, async () => Date.now() + 150)
           assert.equal(code, '57014', what)
           lates[what] = late
@@ -277,8 +303,13 @@ describe('hashing', () => {
         }
         const impatient = await session({ 'api_key.hash_queue_timeout': 0 })
         for (const command of ['issue_api_key()', `rotate_api_key('${key_id}')`]) {
-          await assert.rejects(impatient.query(`SELECT api_key.${command}`), (error) =>
-            error.code === '53400' && error.message === 'no room to hash now' && error.hint === 'Try again in a moment.')
+          await assert.rejects(
+            impatient.query(`SELECT api_key.${command}`),
+            (error) =>
+              error.code === '53400' &&
+              error.message === 'no room to hash now' &&
+              error.hint === 'Try again in a moment.'
+          )
           await impatient.query('BEGIN; SET LOCAL "request.method" = \'POST\'')
           await assert.rejects(impatient.query(`SELECT api_key.${command}`), (error) =>
             error.code === 'PGRST' && JSON.parse(error.detail).status === 503)
@@ -300,14 +331,30 @@ describe('hashing', () => {
       for (let n = 0; n < 50; n++) {
         const clients = await Promise.all([session(), session(), session()])
         const pids = await Promise.all(clients.map(pidOf))
-        const ends = clients.map((client) => client.query(
-          'SELECT api_key.matches_hash($1, $2)', ['text', someHash(14)]).then(() => 'done', (error) => error.code))
-        await until('one to wait and the others to hash', async () => await running() === SLOTS && await value(admin, `
-          SELECT count(*)::integer FROM pg_stat_activity WHERE wait_event_type = 'Extension' AND pid = ANY ($1)`, [pids]) === 1)
+        const ends = clients.map((client) =>
+          client.query('SELECT api_key.matches_hash($1, $2)', ['text', someHash(14)]).then(
+            () => 'done',
+            (error) => error.code
+          )
+        )
+        await until(
+          'one to wait and the others to hash',
+          async () =>
+            (await running()) === SLOTS &&
+            (await value(
+              admin,
+              `
+          SELECT count(*)::integer FROM pg_stat_activity WHERE wait_event_type = 'Extension' AND pid = ANY ($1)`,
+              [pids]
+            )) === 1
+        )
         const waits = await value(admin, `SELECT pid FROM pg_stat_activity
           WHERE wait_event_type = 'Extension' AND pid = ANY ($1)`, [pids])
         // By turns the one that waits goes first, or those that hash.
-        const order = n % 2 ? [waits, ...pids.filter((pid) => pid !== waits)] : [...pids.filter((pid) => pid !== waits), waits]
+        const order =
+          n % 2
+            ? [waits, ...pids.filter((pid) => pid !== waits)]
+            : [...pids.filter((pid) => pid !== waits), waits]
         const tell = n % 5 === 0 ? 'pg_cancel_backend' : 'pg_terminate_backend'
         for (const pid of order) {
           ways[pid === waits ? 'waiting' : 'hashing']++
@@ -322,7 +369,9 @@ describe('hashing', () => {
 
     it('a killed server begins with all slots free', async () => {
       const client = await session()
-      const hashing = client.query('SELECT api_key.matches_hash($1, $2)', ['text', someHash(14)]).catch(() => {})
+      const hashing = client
+        .query('SELECT api_key.matches_hash($1, $2)', ['text', someHash(14)])
+        .catch(() => {})
       await until('a hash to run', async () => await running() === 1)
       process.kill(await pidOf(await session()), 'SIGKILL')
       await hashing
@@ -351,8 +400,12 @@ describe('hashing', () => {
   it('an import and a wrap go on beside guessers who come back', async (test) => {
     const guessing = await guessers(6, {}, ({ text, code }) => (code === 'OVERLOADED' ? text : newText()))
     const started = Date.now()
-    await admin.query(`SELECT count(api_key.import_api_key_hash(md5('beside' || n), 'md5', NULL)) FROM generate_series(1, 50) AS n`)
-    await admin.query(`SELECT count(api_key.import_api_key_hash('beside' || n, 'plaintext', NULL)) FROM generate_series(1, 50) AS n`)
+    await admin.query(
+      `SELECT count(api_key.import_api_key_hash(md5('beside' || n), 'md5', NULL)) FROM generate_series(1, 50) AS n`
+    )
+    await admin.query(
+      `SELECT count(api_key.import_api_key_hash('beside' || n, 'plaintext', NULL)) FROM generate_series(1, 50) AS n`
+    )
     await admin.query('CALL api_key.migrate_legacy_hashes()')
     test.diagnostic(`50 plaintext keys and the wrap in ${Date.now() - started} ms`)
     assert.equal(await value(admin, `SELECT count(*)::integer FROM api_key_internal.keys

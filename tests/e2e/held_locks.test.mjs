@@ -35,7 +35,8 @@ describe('a stranger who may run statements', () => {
 
   it('sees what an issue locks, and can take no lock that is in its way', async (test) => {
     const [lock] = await shown()
-    const half = (number) => `(${number}::bigint - CASE WHEN ${number} > 2147483647 THEN 4294967296 ELSE 0 END)::integer`
+    const half = (number) =>
+      `(${number}::bigint - CASE WHEN ${number} > 2147483647 THEN 4294967296 ELSE 0 END)::integer`
     const [high, low] = [half(lock.classid), half(lock.objid)]
     const whole = `(${high}::bigint << 32) | ${lock.objid}::bigint`
     const keys = {
@@ -45,8 +46,11 @@ describe('a stranger who may run statements', () => {
       'its halves the other way': [low, high],
       'its second half': [low],
       'its class': [`${lock.objsubid}`],
-      'nothing': ['0'],
-      'the table of keys': [half(`${await value(owner, `SELECT 'api_key_internal.keys'::regclass::oid`)}`), low],
+      nothing: ['0'],
+      'the table of keys': [
+        half(`${await value(owner, `SELECT 'api_key_internal.keys'::regclass::oid`)}`),
+        low,
+      ],
     }
     let attempts = 0
     for (const [what, key] of Object.entries(keys)) {
@@ -84,12 +88,19 @@ describe('a stranger who may run statements', () => {
   })
 
   it('who holds the row of a key of his own keeps no other counts from being written', async () => {
-    const [held, free] = await Promise.all([1, 2].map(() => call(owner, 'issue_api_key', { p_user_id: randomUUID() })))
+    const [held, free] = await Promise.all(
+      [1, 2].map(() => call(owner, 'issue_api_key', { p_user_id: randomUUID() }))
+    )
     const use = async () => {
       for (const { api_key } of [held, free]) assert.equal(await codeOf(owner, api_key), 'VALID')
     }
-    const counts = async () => value(owner, `SELECT jsonb_object_agg(key_id, usage_count) FROM api_key_internal.key_usage
-      WHERE key_id IN ($1, $2)`, [held.key_id, free.key_id])
+    const counts = async () =>
+      value(
+        owner,
+        `SELECT jsonb_object_agg(key_id, usage_count) FROM api_key_internal.key_usage
+      WHERE key_id IN ($1, $2)`,
+        [held.key_id, free.key_id]
+      )
     await use()
     await call(owner, 'flush_usage')
     await other.query('BEGIN')

@@ -2,7 +2,18 @@
 
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { call, codeOf, forged, issue, partsOf, stats, until, useCluster, value, withWrongSecret } from './harness.mjs'
+import {
+  call,
+  codeOf,
+  forged,
+  issue,
+  partsOf,
+  stats,
+  until,
+  useCluster,
+  value,
+  withWrongSecret,
+} from './harness.mjs'
 
 // Hashes that cost nothing, and a worker that writes only when it is told to.
 const CHEAP = {
@@ -124,7 +135,9 @@ describe('room to hash', () => {
 
   async function issueAtCost({ memory, iterations }) {
     const issuer = await cluster.connect('app')
-    await issuer.query(`SET api_key.argon2_memory_kib = ${memory}; SET api_key.argon2_iterations = ${iterations}`)
+    await issuer.query(
+      `SET api_key.argon2_memory_kib = ${memory}; SET api_key.argon2_iterations = ${iterations}`
+    )
     const { api_key: key } = await issue(issuer)
     await issuer.end()
     return key
@@ -307,7 +320,11 @@ describe('refusals', () => {
     }
     assert.deepEqual(sums, { NOT_FOUND: 5000 + 10, MALFORMED: 1000, THROTTLED: 15, REVOKED: 500 })
     // The key is named exactly where it is known, and so is an address that was the only one.
-    const by = (id) => rows.filter((row) => row.key_id === id).map((row) => [row.code, row.count, row.client_ip]).sort()
+    const by = (id) =>
+      rows
+        .filter((row) => row.key_id === id)
+        .map((row) => [row.code, row.count, row.client_ip])
+        .sort()
     assert.deepEqual(by(known.key_id), [['NOT_FOUND', 10, '192.0.2.1'], ['THROTTLED', 15, '192.0.2.1']])
     assert.deepEqual(by(revoked.key_id), [['REVOKED', 500, '192.0.2.1']])
     assert.ok(rows.every(({ key_id: id }) => [null, known.key_id, revoked.key_id].includes(id)))

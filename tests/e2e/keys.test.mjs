@@ -336,12 +336,28 @@ describe('keys through PostgREST', () => {
 
   it('describes to each role what it may call, and no more', async () => {
     const paths = async (claims) => {
-      const answer = await fetch(api.url, { headers: claims ? { Authorization: `Bearer ${jwt(claims)}` } : {} })
+      const answer = await fetch(api.url, {
+        headers: claims ? { Authorization: `Bearer ${jwt(claims)}` } : {},
+      })
       return Object.keys((await answer.json()).paths).filter((path) => path !== '/').sort()
     }
-    const anon = ['admit_request', 'authenticate_request', 'authorize', 'current_api_key', 'current_key_id',
-      'current_scopes', 'current_tenant_id', 'current_user_id', 'has_scope', 'require_authorization', 'require_scope',
-      'revoke_own_api_key', 'verify_api_key', 'verify_api_key_hash', 'verify_api_key_row'].map((name) => `/rpc/${name}`)
+    const anon = [
+      'admit_request',
+      'authenticate_request',
+      'authorize',
+      'current_api_key',
+      'current_key_id',
+      'current_scopes',
+      'current_tenant_id',
+      'current_user_id',
+      'has_scope',
+      'require_authorization',
+      'require_scope',
+      'revoke_own_api_key',
+      'verify_api_key',
+      'verify_api_key_hash',
+      'verify_api_key_row',
+    ].map((name) => `/rpc/${name}`)
     assert.deepEqual(await paths(undefined), anon)
     const [user, all] = [await paths(userClaims()), await paths(service)]
     assert.ok(anon.every((path) => user.includes(path)) && user.every((path) => all.includes(path)))

@@ -41,7 +41,8 @@ describe('kill -9 under load', () => {
     return { answered, gone }
   }
 
-  const written = () => value(admin, 'SELECT coalesce(sum(usage_count), 0)::integer FROM api_key_internal.key_usage')
+  const written = () =>
+    value(admin, 'SELECT coalesce(sum(usage_count), 0)::integer FROM api_key_internal.key_usage')
 
   async function hashing() {
     const client = await cluster.connect('app')
@@ -74,27 +75,39 @@ describe('kill -9 under load', () => {
       const { answered, gone } = await load()
       const { flushes: seen } = await stats(admin)
       // When most is at stake: shortly before a flush is due.
-      await until('the end of an interval', () => value(admin, `
+      await until('the end of an interval', () =>
+        value(
+          admin,
+          `
         SELECT flushes >= $1 AND clock_timestamp() - last_flush_at > interval '1 second' * $2 FROM api_key.stats`,
-      [seen + 2, 0.8 * FLUSH_SECONDS]))
+          [seen + 2, 0.8 * FLUSH_SECONDS]
+        )
+      )
       const pid = await find()
       const flushed = Date.parse((await stats(admin)).last_flush_at)
       process.kill(pid, 'SIGKILL')
       const killed = Date.now()
       await gone
       if (victim === 'the postmaster') {
-        await until('the server', () => cluster.resume().then(() => true, () => false))
+        await until('the server', () =>
+          cluster.resume().then(
+            () => true,
+            () => false
+          )
+        )
       }
       admin = await until('the server', () => cluster.connect('app').catch(() => false))
       assert.deepEqual([(await stats(admin)).hashes_running, (await stats(admin)).memo_entries], [0, 0])
 
       await call(admin, 'flush_usage')
-      const lost = answered.length - (await written() - before)
+      const lost = answered.length - ((await written()) - before)
       // A busy machine may be late to begin the flush that was due.
       const since = Math.min(killed - FLUSH_SECONDS * 1000, flushed)
       const interval = answered.filter((time) => time > since).length
       const most = answered.filter((time) => time > since - FLUSH_TAKES_MS).length
-      test.diagnostic(`${answered.length} verifies, ${lost} of their counts lost; the last interval had ${interval}`)
+      test.diagnostic(
+        `${answered.length} verifies, ${lost} of their counts lost; the last interval had ${interval}`
+      )
       // A use may be counted of which the client never heard.
       assert.ok(lost >= -CLIENTS, `${-lost} more counted than answered`)
       assert.ok(lost <= most, `${lost} lost, ${most} were answered since the last flush was due`)

@@ -94,8 +94,15 @@ describe(`a table of ${ROWS} legacy keys`, () => {
     assert.ok(tables.length > 5)
     const counts = Object.fromEntries(Object.keys(needles).map((kind) => [kind, 0]))
     for (const { name } of tables) {
-      const { stdout: text } = await cluster.run('psql',
-        ['--no-psqlrc', '--tuples-only', '--no-align', '--dbname', 'app', '--command', `SELECT * FROM ${name}`])
+      const { stdout: text } = await cluster.run('psql', [
+        '--no-psqlrc',
+        '--tuples-only',
+        '--no-align',
+        '--dbname',
+        'app',
+        '--command',
+        `SELECT * FROM ${name}`,
+      ])
       for (const [kind, list] of Object.entries(needles)) {
         counts[kind] += list.filter((needle) => text.includes(needle)).length
       }
@@ -104,10 +111,14 @@ describe(`a table of ${ROWS} legacy keys`, () => {
   }
 
   /** Rows that hold a hash which can be attacked fast, by their form. */
-  const fastDigests = () => value(admin, `
+  const fastDigests = () =>
+    value(
+      admin,
+      `
     SELECT count(*)::integer FROM api_key_internal.keys,
       unnest(ARRAY[secret_hash, previous_secret_hash]) AS stored
-    WHERE stored !~ '^(\\{(md5|sha1|sha256|sha512)\\}|\\{bcrypt\\}\\$2[abxy]\\$\\d\\d\\$[./0-9A-Za-z]{22})?\\$argon2id\\$v=19\\$'`)
+    WHERE stored !~ '^(\\{(md5|sha1|sha256|sha512)\\}|\\{bcrypt\\}\\$2[abxy]\\$\\d\\d\\$[./0-9A-Za-z]{22})?\\$argon2id\\$v=19\\$'`
+    )
 
   const progress = async () => (await admin.query(`
     SELECT scheme, total::integer, wrapped::integer, upgraded::integer, remaining::integer
@@ -147,12 +158,20 @@ describe(`a table of ${ROWS} legacy keys`, () => {
           }
         } catch (error) {
           // Without an SQLSTATE it is the socket's.
-          if (error.code?.length === 5 && !/^E[A-Z]{4}$/.test(error.code) && !CONNECTION_LOST.test(error.code)) {
+          if (
+            error.code?.length === 5 &&
+            !/^E[A-Z]{4}$/.test(error.code) &&
+            !CONNECTION_LOST.test(error.code)
+          ) {
             seen.wrong.push(`${kind}: ${error}`)
           }
           seen.lost++
           await client?.end().catch(() => {})
-          client = await until('the server', () => cluster.connect('app').catch(() => false), RESTART_WITHIN_MS)
+          client = await until(
+            'the server',
+            () => cluster.connect('app').catch(() => false),
+            RESTART_WITHIN_MS
+          )
         }
       }
       await client?.end().catch(() => {})
@@ -180,14 +199,24 @@ describe(`a table of ${ROWS} legacy keys`, () => {
   async function wrapUntil(share) {
     while (wraps.size < SESSIONS) await wrap()
     const sessions = [...wraps]
-    await until(`${share * 100} % to remain`, () => sessions.some(({ remain }) => remain <= share * ROWS), 600_000)
+    await until(
+      `${share * 100} % to remain`,
+      () => sessions.some(({ remain }) => remain <= share * ROWS),
+      600_000
+    )
     return sessions
   }
 
   it('is adopted as it is', async (test) => {
     const notices = []
     admin.on('notice', (notice) => notices.push(notice))
-    const columns = { hash: 'key_hash', scheme: 'algorithm', key_prefix: 'prefix', user_id: 'user_id', name: 'title' }
+    const columns = {
+      hash: 'key_hash',
+      scheme: 'algorithm',
+      key_prefix: 'prefix',
+      user_id: 'user_id',
+      name: 'title',
+    }
     const started = Date.now()
     const imported = Number(await value(admin,
       `SELECT api_key.import_api_keys('old.api_keys', $1, NULL)`, [columns]))
@@ -213,9 +242,14 @@ describe(`a table of ${ROWS} legacy keys`, () => {
     for (const scheme of ['md5', 'sha256', 'bcrypt', 'plaintext']) {
       await admin.query(`CREATE OR REPLACE VIEW old.again AS
         SELECT * FROM old.api_keys WHERE algorithm = '${scheme}' LIMIT 5`)
-      await assert.rejects(admin.query(
-        `SELECT api_key.import_api_keys('old.again', '{"hash": "key_hash", "key_prefix": "prefix"}', $1)`, [scheme]),
-      { code: '23505' }, scheme)
+      await assert.rejects(
+        admin.query(
+          `SELECT api_key.import_api_keys('old.again', '{"hash": "key_hash", "key_prefix": "prefix"}', $1)`,
+          [scheme]
+        ),
+        { code: '23505' },
+        scheme
+      )
     }
     assert.equal(await value(admin, 'SELECT count(*) FROM api_key_internal.keys'), before)
   })
@@ -257,7 +291,9 @@ describe(`a table of ${ROWS} legacy keys`, () => {
     const took = Date.now() - started
     await verifying.end()
     const { answers, lost, wrong, ids } = verifying.seen
-    test.diagnostic(`wrapped ${rate(ROWS - PLAINTEXT_ROWS, took - down)}, ${down / 1000} s of restarts besides`)
+    test.diagnostic(
+      `wrapped ${rate(ROWS - PLAINTEXT_ROWS, took - down)}, ${down / 1000} s of restarts besides`
+    )
     test.diagnostic(`${answers} verifies meanwhile, of ${ids.size} keys; ${lost} met a server that was down`)
     assert.deepEqual(wrong, [])
     assert.equal(ids.size, sample.length)
@@ -268,7 +304,9 @@ describe(`a table of ${ROWS} legacy keys`, () => {
     assert.deepEqual(await found(), { md5: 0, sha256: 0, bcrypt: 0, text: 0 })
     assert.equal(await fastDigests(), 0)
     const rows = await progress()
-    test.diagnostic(rows.map((row) => `${row.scheme}: ${row.wrapped} wrapped, ${row.upgraded} upgraded`).join('; '))
+    test.diagnostic(
+      rows.map((row) => `${row.scheme}: ${row.wrapped} wrapped, ${row.upgraded} upgraded`).join('; ')
+    )
     assert.equal(sum(rows, 'remaining'), 0)
     for (const { scheme, total, wrapped, upgraded } of rows) assert.equal(wrapped + upgraded, total, scheme)
     assert.equal(sum(rows, 'total'), ROWS)

@@ -18,8 +18,12 @@ const letters = {
 
 describe('the search by prefix', () => {
   let cluster
-  useCluster({ 'api_key.argon2_memory_kib': 8, 'api_key.argon2_iterations': 1, 'api_key.failure_limit': 1_000_000 },
-    async (fresh) => { cluster = fresh })
+  useCluster(
+    { 'api_key.argon2_memory_kib': 8, 'api_key.argon2_iterations': 1, 'api_key.failure_limit': 1_000_000 },
+    async (fresh) => {
+      cluster = fresh
+    }
+  )
 
   for (const [encoding, alphabet] of Object.entries(letters)) {
     describe(`in ${encoding}`, () => {
@@ -41,13 +45,18 @@ describe('the search by prefix', () => {
 
       it('in the order that the rule gives', async () => {
         const db = await cluster.connect(encoding.toLowerCase())
-        const prefixes = (await db.query(`SELECT DISTINCT legacy_prefix AS p FROM api_key_internal.keys`)).rows.map(({ p }) => p)
+        const prefixes = (
+          await db.query(`SELECT DISTINCT legacy_prefix AS p FROM api_key_internal.keys`)
+        ).rows.map(({ p }) => p)
         for (let n = 0; n < ORDERED; n++) {
           const text = `${someText(alphabet, prefixes)}${n}`
           const keys = await rule(db, text)
           const place = randomInt(keys.length)
-          await db.query(`UPDATE api_key_internal.keys SET secret_hash = '{bcrypt}' || crypt($2, gen_salt('bf', 4))
-            WHERE key_id = $1`, [keys[place], text])
+          await db.query(
+            `UPDATE api_key_internal.keys SET secret_hash = '{bcrypt}' || crypt($2, gen_salt('bf', 4))
+            WHERE key_id = $1`,
+            [keys[place], text]
+          )
           const { hashes_run: before } = await stats(db)
           assert.equal((await call(db, 'verify_api_key', { p_api_key: text })).key_id, keys[place])
           assert.equal((await stats(db)).hashes_run - before, place + 1)
@@ -60,8 +69,12 @@ describe('the search by prefix', () => {
     await cluster.database('schemes')
     const [importer, verifier] = await Promise.all([1, 2].map(() => cluster.connect('schemes')))
     const schemes = () => value(importer, 'SELECT schemes FROM api_key_internal.root_key')
-    const adopt = (scheme, text) => call(importer, 'import_api_key_hash',
-      { p_hash: createHash(scheme).update(text).digest('hex'), p_scheme: scheme, p_user_id: randomUUID() })
+    const adopt = (scheme, text) =>
+      call(importer, 'import_api_key_hash', {
+        p_hash: createHash(scheme).update(text).digest('hex'),
+        p_scheme: scheme,
+        p_user_id: randomUUID(),
+      })
     const imported = []
     for (const scheme of ['sha256', 'md5', 'sha512', 'sha1']) {
       const text = `text of ${scheme}`
@@ -73,7 +86,7 @@ describe('the search by prefix', () => {
         assert.equal(await codeOf(verifier, text), before, 'not committed')
         assert.equal(await codeOf(importer, text), 'VALID', 'in its own transaction')
         await importer.query(end)
-        assert.deepEqual(await schemes() ?? [], end === 'COMMIT' ? [...imported, scheme] : imported)
+        assert.deepEqual((await schemes()) ?? [], end === 'COMMIT' ? [...imported, scheme] : imported)
       }
       imported.push(scheme)
       assert.equal(await codeOf(verifier, text), 'VALID')
@@ -87,7 +100,9 @@ describe('the search by prefix', () => {
 
   /** Keys with prefixes of each other, of up to 64 bytes, several of some. */
   async function filled(encoding, alphabet) {
-    await cluster.database(encoding.toLowerCase(), { options: `ENCODING ${encoding} LOCALE 'C' TEMPLATE template0` })
+    await cluster.database(encoding.toLowerCase(), {
+      options: `ENCODING ${encoding} LOCALE 'C' TEMPLATE template0`,
+    })
     const db = await cluster.connect(encoding.toLowerCase())
     await db.query('CREATE EXTENSION pgcrypto')
     await db.query('SELECT api_key_internal.use_root_key()')
@@ -97,8 +112,11 @@ describe('the search by prefix', () => {
       if (Buffer.byteLength(longer) <= 64) prefixes.push(longer)
     }
     for (const [n, prefix] of prefixes.entries()) {
-      await db.query(`SELECT api_key.import_api_key_hash(api_key_internal.legacy_credential($1, 'plaintext') ->> 'stored',
-        'argon2', NULL, $2)`, [`key ${n}`, prefix])
+      await db.query(
+        `SELECT api_key.import_api_key_hash(api_key_internal.legacy_credential($1, 'plaintext') ->> 'stored',
+        'argon2', NULL, $2)`,
+        [`key ${n}`, prefix]
+      )
     }
     return { db, prefixes }
   }
@@ -107,13 +125,22 @@ describe('the search by prefix', () => {
   function someText(alphabet, prefixes) {
     const letters = Array.from(pick(prefixes))
     const cut = letters.slice(0, randomInt(letters.length + 1)).join('')
-    return `${pick([cut, letters.join('')])}${Array.from({ length: randomInt(40) }, () => pick(alphabet)).join('')}` || 'a'
+    return (
+      `${pick([cut, letters.join('')])}${Array.from({ length: randomInt(40) }, () => pick(alphabet)).join('')}` ||
+      'a'
+    )
   }
 
   /** The ids of the keys whose prefix begins the text, in order. */
-  const rule = async (db, text) => (await db.query(`
+  const rule = async (db, text) =>
+    (
+      await db.query(
+        `
     SELECT key_id FROM api_key_internal.keys
     WHERE lookup_handle IS NULL
       AND substr(convert_to($1, getdatabaseencoding()), 1, octet_length(legacy_prefix)) = convert_to(legacy_prefix, getdatabaseencoding())
-    ORDER BY octet_length(legacy_prefix) DESC, key_id`, [text])).rows.map((row) => row.key_id)
+    ORDER BY octet_length(legacy_prefix) DESC, key_id`,
+        [text]
+      )
+    ).rows.map((row) => row.key_id)
 })

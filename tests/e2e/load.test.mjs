@@ -40,12 +40,14 @@ describe(`${CLIENTS} clients for ${SECONDS} seconds`, () => {
     }
     test.diagnostic(JSON.stringify(done))
     test.diagnostic(`${JSON.stringify(codes)}, none of them wrong`)
-    for (const what of ['verify', 'issue', 'revoke', 'rotate', 'disable', 'enable']) assert.ok(done[what] > 0, what)
+    for (const what of ['verify', 'issue', 'revoke', 'rotate', 'disable', 'enable'])
+      assert.ok(done[what] > 0, what)
     for (const code of ['VALID', 'NOT_FOUND', 'REVOKED', 'DISABLED']) assert.ok(codes[code] > 0, code)
 
     await call(admin, 'flush_usage')
     const counted = await value(admin, 'SELECT sum(usage_count)::integer FROM api_key_internal.key_usage')
-    const { rows } = await admin.query(`SELECT details ->> 'code' AS code, sum((details ->> 'count')::integer)::integer AS count
+    const { rows } =
+      await admin.query(`SELECT details ->> 'code' AS code, sum((details ->> 'count')::integer)::integer AS count
       FROM api_key.audit_log WHERE event = 'refused' GROUP BY 1`)
     const refused = Object.fromEntries(rows.map(({ code, count }) => [code, count]))
     assert.deepEqual({ VALID: counted, ...refused }, codes)
@@ -53,7 +55,9 @@ describe(`${CLIENTS} clients for ${SECONDS} seconds`, () => {
     const { usage_entries: left, usage_dropped: dropped, hashes_running: running, last_error: error } = after
     assert.deepEqual({ left, dropped, running, error }, { left: 0, dropped: 0, running: 0, error: null })
     assert.ok(after.flushes >= SECONDS / 4, `${after.flushes} flushes beside the load`)
-    test.diagnostic(`${codes.VALID} VALID answers, usage_count adds up to ${counted}, ${after.flushes} flushes`)
+    test.diagnostic(
+      `${codes.VALID} VALID answers, usage_count adds up to ${counted}, ${after.flushes} flushes`
+    )
   })
 })
 
@@ -150,7 +154,9 @@ class Teller {
   }
 
   async #revoke() {
-    const revoked = await this.#change('VALID', 'REVOKED', (id) => call(this.#client, 'revoke_api_key', { p_key_id: id }))
+    const revoked = await this.#change('VALID', 'REVOKED', (id) =>
+      call(this.#client, 'revoke_api_key', { p_key_id: id })
+    )
     // The old secret goes with the key.
     if (revoked?.previous) Object.assign(revoked, { previous: undefined, beforePrevious: revoked.previous })
     return revoked

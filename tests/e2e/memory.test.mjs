@@ -19,7 +19,8 @@ describe('memory of a backend', () => {
     wrong = forged(partsOf(key))
   })
 
-  const residentKb = () => Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))[1])
+  const residentKb = () =>
+    Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))[1])
 
   /** Ways to verify many times; each gets a key and says how often it was VALID. */
   const ways = {
@@ -55,17 +56,26 @@ describe('memory of a backend', () => {
     const warm = residentKb()
     await verify(VERIFIES - VERIFIES / 10)
     const end = residentKb()
-    test.diagnostic(`resident: ${start} kB at first, ${warm} kB after ${VERIFIES / 10}, ${end} kB after ${VERIFIES} verifies`)
+    test.diagnostic(
+      `resident: ${start} kB at first, ${warm} kB after ${VERIFIES / 10}, ${end} kB after ${VERIFIES} verifies`
+    )
     assert.ok(end - warm < ALLOWED_KB, `grew by ${end - warm} kB`)
     const { memo_hits: hits } = await stats(client)
     assert.equal(hits, VERIFIES - 1)
     await call(client, 'flush_usage')
-    assert.equal(await value(client, 'SELECT sum(usage_count)::integer FROM api_key_internal.key_usage'), VERIFIES)
+    assert.equal(
+      await value(client, 'SELECT sum(usage_count)::integer FROM api_key_internal.key_usage'),
+      VERIFIES
+    )
   })
 
   it('is given back after each hash', async (test) => {
-    const hash = (times) => value(client,
-      `SELECT count(api_key.verify_api_key($1) ->> 'code') FROM generate_series(1, $2::integer)`, [wrong, times])
+    const hash = (times) =>
+      value(
+        client,
+        `SELECT count(api_key.verify_api_key($1) ->> 'code') FROM generate_series(1, $2::integer)`,
+        [wrong, times]
+      )
     await hash(5)
     const warm = residentKb()
     await hash(50)

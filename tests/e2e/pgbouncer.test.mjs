@@ -9,12 +9,18 @@ const BACKENDS = 2
 
 describe('through PgBouncer in transaction mode', () => {
   let direct, clients
-  const settings = { 'api_key.argon2_memory_kib': 64, 'api_key.argon2_iterations': 1, 'api_key.flush_interval': 3600 }
+  const settings = {
+    'api_key.argon2_memory_kib': 64,
+    'api_key.argon2_iterations': 1,
+    'api_key.flush_interval': 3600,
+  }
   useCluster(settings, async (cluster) => {
     await cluster.database('app')
     direct = await cluster.connect('app')
     const { port } = await cluster.pgbouncer({ default_pool_size: BACKENDS, max_client_conn: 100 })
-    clients = await Promise.all(Array.from({ length: CLIENTS }, () => cluster.connect('app', 'postgres', { port })))
+    clients = await Promise.all(
+      Array.from({ length: CLIENTS }, () => cluster.connect('app', 'postgres', { port }))
+    )
   })
 
   const perClient = (action) => Promise.all(clients.map(action))
@@ -26,7 +32,9 @@ describe('through PgBouncer in transaction mode', () => {
       const { api_key: key } = keys[n]
       for (let round = 0; round < 20; round++) {
         assert.equal(await codeOf(client, key), 'VALID')
-        const simple = await client.query(`SELECT api_key.verify_api_key('${key}') ->> 'code' AS code, pg_backend_pid() AS pid`)
+        const simple = await client.query(
+          `SELECT api_key.verify_api_key('${key}') ->> 'code' AS code, pg_backend_pid() AS pid`
+        )
         assert.equal(simple.rows[0].code, 'VALID')
         pids.add(simple.rows[0].pid)
       }
@@ -36,7 +44,9 @@ describe('through PgBouncer in transaction mode', () => {
     const { hashes_run: run } = await stats(direct)
     assert.equal(run, CLIENTS * 2, 'one for each secret, one for each wrong one')
     await call(clients[0], 'flush_usage')
-    const { rows } = await direct.query('SELECT usage_count::integer, failure_count::integer FROM api_key_internal.key_usage')
+    const { rows } = await direct.query(
+      'SELECT usage_count::integer, failure_count::integer FROM api_key_internal.key_usage'
+    )
     assert.deepEqual(rows, Array(CLIENTS).fill({ usage_count: 40, failure_count: 1 }))
   })
 

@@ -51,7 +51,9 @@ async function hammer(clients, seconds, ask) {
 
 function assertExact(test, { allowed, refused, first, last }, burst, intervalMs) {
   const [least, most] = bounds(burst, intervalMs, first, last)
-  test.diagnostic(`${allowed} allowed of ${allowed + refused}; GCRA allows ${least === most ? most : `${least} to ${most}`} in ${((last[1] - first[0]) / 1000).toFixed(2)} s`)
+  test.diagnostic(
+    `${allowed} allowed of ${allowed + refused}; GCRA allows ${least === most ? most : `${least} to ${most}`} in ${((last[1] - first[0]) / 1000).toFixed(2)} s`
+  )
   // Requests that wait for a busy machine blur the ends; the middle still counts for most.
   assert.ok(most - least <= 2 + (last[1] - first[0]) / intervalMs / 5, 'the times say how many')
   assert.ok(allowed >= least && allowed <= most, `${allowed} allowed, of ${least} to ${most}`)
@@ -67,21 +69,30 @@ describe('a rate limit', () => {
     db = open.db
   })
 
-  const sessions = (count = CLIENTS) => Promise.all(Array.from({ length: count }, () => cluster.connect('open')))
+  const sessions = (count = CLIENTS) =>
+    Promise.all(Array.from({ length: count }, () => cluster.connect('open')))
   const remove = (name) => call(db, 'remove_rate_limit', { p_name: name })
 
   it(`lets through exactly what it says, of ${CLIENTS} clients of PostgREST for 30 seconds`, async (test) => {
     // 20 at once, then one each 1.7 s.
     await define(db, 'exact', { p_limit: 2, p_period: '3.4 seconds', p_burst: 20, p_per: 'key' })
     const { api_key: key } = await open.issue({ p_scopes: ['articles:*'] })
-    const kinds = [['GET', '/documents'], ['POST', '/documents', { title: 'x' }], ['POST', '/rpc/fail', {}], ['GET', '/rpc/publish'],
-      ['GET', '/documents?title=eq.x&limit=1'], ['HEAD', '/documents'], ['GET', '/documents?nonsense=eq.1']]
+    const kinds = [
+      ['GET', '/documents'],
+      ['POST', '/documents', { title: 'x' }],
+      ['POST', '/rpc/fail', {}],
+      ['GET', '/rpc/publish'],
+      ['GET', '/documents?title=eq.x&limit=1'],
+      ['HEAD', '/documents'],
+      ['GET', '/documents?nonsense=eq.1'],
+    ]
     const statuses = {}
     const figures = await hammer(CLIENTS, 30, async (n, round) => {
       const [method, path, body] = kinds[(n + round) % kinds.length]
       const { status, headers } = await open.ask(method, path, { key, body })
       statuses[status] = (statuses[status] ?? 0) + 1
-      if (status === 429) assert.ok(Number(headers['retry-after']) >= 1 && /^"exact";r=0;/.test(headers.ratelimit))
+      if (status === 429)
+        assert.ok(Number(headers['retry-after']) >= 1 && /^"exact";r=0;/.test(headers.ratelimit))
       return status !== 429
     })
     test.diagnostic(`statuses: ${JSON.stringify(statuses)}`)
@@ -111,10 +122,13 @@ describe('a rate limit', () => {
     // Transactions that hold on to the old definition.
     for (const client of first) await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1')
     let total = 0
-    const rush = (some) => Promise.all(some.map(async (client) => {
-      const count = await allowed(client, 'changed', 8)
-      total += count
-    }))
+    const rush = (some) =>
+      Promise.all(
+        some.map(async (client) => {
+          const count = await allowed(client, 'changed', 8)
+          total += count
+        })
+      )
     await rush(clients)
     assert.equal(total, 30)
     const changing = Promise.all([rush(clients), define(db, 'changed', { p_limit: 45 })])
@@ -154,17 +168,25 @@ describe('a rate limit', () => {
 
   it('is kept however wide it is', async () => {
     const wide = { p_limit: 1, p_period: '366 days' }
-    assert.equal(await define(db, 'wide', { ...wide, p_burst: 2_147_483_647 }).catch(({ code }) => code), '22023')
+    assert.equal(
+      await define(db, 'wide', { ...wide, p_burst: 2_147_483_647 }).catch(({ code }) => code),
+      '22023'
+    )
     await define(db, 'wide', { ...wide, p_burst: 100 })
     const answers = []
-    for (const cost of [100, 100, 1, 2_147_483_647]) answers.push((await check(db, 'wide', 'x', cost)).allowed)
+    for (const cost of [100, 100, 1, 2_147_483_647])
+      answers.push((await check(db, 'wide', 'x', cost)).allowed)
     assert.deepEqual(answers, [true, false, false, false])
   })
 
   it('counts in READ ONLY transactions, and in those that roll back', async () => {
     await define(db, 'kept', { p_limit: 4 })
-    for (const [begin, end] of [['BEGIN READ ONLY', 'COMMIT'], ['BEGIN', 'ROLLBACK'], ['BEGIN; SAVEPOINT s', 'ROLLBACK TO s; COMMIT'],
-      ['BEGIN READ ONLY ISOLATION LEVEL SERIALIZABLE', 'ROLLBACK']]) {
+    for (const [begin, end] of [
+      ['BEGIN READ ONLY', 'COMMIT'],
+      ['BEGIN', 'ROLLBACK'],
+      ['BEGIN; SAVEPOINT s', 'ROLLBACK TO s; COMMIT'],
+      ['BEGIN READ ONLY ISOLATION LEVEL SERIALIZABLE', 'ROLLBACK'],
+    ]) {
       await db.query(begin)
       assert.equal((await check(db, 'kept')).allowed, true)
       assert.equal(await value(db, 'SELECT pg_current_xact_id_if_assigned()::text'), null)
@@ -180,7 +202,10 @@ describe('a rate limit', () => {
     await db.query('ROLLBACK')
     assert.equal(await check(db, 'never').catch(({ code }) => code), '22023')
     await define(db, 'gone', { p_limit: 1, p_per: 'client' })
-    assert.deepEqual([(await open.ask('GET', '/documents')).status, (await open.ask('GET', '/documents')).status], [200, 429])
+    assert.deepEqual(
+      [(await open.ask('GET', '/documents')).status, (await open.ask('GET', '/documents')).status],
+      [200, 429]
+    )
     assert.equal(await remove('gone'), true)
     assert.equal(await remove('gone'), false)
     assert.equal((await open.ask('GET', '/documents')).status, 200)
@@ -190,7 +215,8 @@ describe('a rate limit', () => {
     /** Whether each request is let in, in turn. */
     const outcomes = async (...requests) => {
       const answers = []
-      for (const [method, path, options] of requests) answers.push((await open.ask(method, path, options)).status !== 429)
+      for (const [method, path, options] of requests)
+        answers.push((await open.ask(method, path, options)).status !== 429)
       return answers
     }
     const get = (options, path = '/documents') => ['GET', path, options]
@@ -209,7 +235,10 @@ describe('a rate limit', () => {
 
     it('by key, user, tenant and tier', async () => {
       const [user, tenant] = [randomUUID(), randomUUID()]
-      const [one, two] = [await issue({ p_user_id: user, p_tenant_id: tenant }), await issue({ p_user_id: user, p_tenant_id: tenant })]
+      const [one, two] = [
+        await issue({ p_user_id: user, p_tenant_id: tenant }),
+        await issue({ p_user_id: user, p_tenant_id: tenant }),
+      ]
       const [colleague, other] = [await issue({ p_tenant_id: tenant }), await issue({ p_tier: 'free' })]
       for (const [per, expected] of Object.entries({
         key: [true, false, true, true, true], user: [true, false, false, true, true],
@@ -221,25 +250,54 @@ describe('a rate limit', () => {
       const bearer = (claims) => get({ headers: { Authorization: `Bearer ${jwt(claims)}` } })
       const [ada, bob] = [userClaims(), userClaims()]
       const key = get(await issue({ p_user_id: ada.sub }))
-      await under({ p_limit: 2, p_per: 'user' }, [bearer(ada), key, bearer(ada), key, bearer(bob)], [true, true, false, false, true])
+      await under(
+        { p_limit: 2, p_per: 'user' },
+        [bearer(ada), key, bearer(ada), key, bearer(bob)],
+        [true, true, false, false, true]
+      )
       const { tenant_id: tenant } = ada
-      await under({ p_per: 'tenant' }, [bearer(ada), bearer({ ...bob, tenant_id: tenant }), bearer({ role: 'authenticated' })], [true, false, true])
+      await under(
+        { p_per: 'tenant' },
+        [bearer(ada), bearer({ ...bob, tenant_id: tenant }), bearer({ role: 'authenticated' })],
+        [true, false, true]
+      )
     })
 
     it('of one method, path or tier only', async () => {
       const [pro, free] = [await issue({}), await issue({ p_tier: 'free' })]
       const post = ['POST', '/documents', { ...pro, body: { title: 'x' } }]
-      await under({ p_method: 'POST' }, [get(pro), post, get(pro), post, get(pro)], [true, true, true, false, true])
+      await under(
+        { p_method: 'POST' },
+        [get(pro), post, get(pro), post, get(pro)],
+        [true, true, true, false, true]
+      )
       await under({ p_method: 'GET' }, [get(pro), ['HEAD', '/documents', pro], post], [true, false, true])
-      await under({ p_path: '/rpc/%' }, [get(pro), get(pro, '/rpc/identity'), get(pro, '/rpc/settings'), get(pro)], [true, true, false, true])
+      await under(
+        { p_path: '/rpc/%' },
+        [get(pro), get(pro, '/rpc/identity'), get(pro, '/rpc/settings'), get(pro)],
+        [true, true, false, true]
+      )
       await under({ p_tier: 'free' }, [get(free), get(free), get(pro), get(pro)], [true, false, true, true])
     })
 
     it('of a path however it is written', async () => {
-      const requests = ['/rpc/identity', '/rpc/identity?', '/rpc/identity?columns=x', '/%72pc/identity', '/rpc/%69dentity', '/rpc/identit%79', '/%72%70%63/identity', 'rpc/identity',
-        'http://x/rpc/identity']
+      const requests = [
+        '/rpc/identity',
+        '/rpc/identity?',
+        '/rpc/identity?columns=x',
+        '/%72pc/identity',
+        '/rpc/%69dentity',
+        '/rpc/identit%79',
+        '/%72%70%63/identity',
+        'rpc/identity',
+        'http://x/rpc/identity',
+      ]
       const pro = await issue({})
-      await under({ p_path: '/rpc/identity' }, requests.map((path) => get(pro, path)), [true, ...Array(requests.length - 1).fill(false)])
+      await under(
+        { p_path: '/rpc/identity' },
+        requests.map((path) => get(pro, path)),
+        [true, ...Array(requests.length - 1).fill(false)]
+      )
     })
 
     it('also if they fail behind the gate, and not if they are refused at it', async () => {
@@ -259,11 +317,24 @@ describe('a rate limit', () => {
   })
 
   it('survives a dump and a restore, and whoever defined it is in the audit', async () => {
-    await define(db, 'dumped', { p_limit: 7, p_period: '1 minute', p_burst: 3, p_per: 'tier', p_tier: 'pro', p_method: 'GET', p_path: '/a%' })
-    const list = async (client) => (await client.query('SELECT * FROM api_key.rate_limits ORDER BY name')).rows
+    await define(db, 'dumped', {
+      p_limit: 7,
+      p_period: '1 minute',
+      p_burst: 3,
+      p_per: 'tier',
+      p_tier: 'pro',
+      p_method: 'GET',
+      p_path: '/a%',
+    })
+    const list = async (client) =>
+      (await client.query('SELECT * FROM api_key.rate_limits ORDER BY name')).rows
     await cluster.database('restored', { extension: false })
     const { stdout: dump } = await cluster.run('pg_dump', ['open'])
-    await cluster.run('psql', ['--no-psqlrc', '--quiet', '--set', 'ON_ERROR_STOP=1', '--dbname', 'restored'], { input: dump })
+    await cluster.run(
+      'psql',
+      ['--no-psqlrc', '--quiet', '--set', 'ON_ERROR_STOP=1', '--dbname', 'restored'],
+      { input: dump }
+    )
     const restored = await cluster.connect('restored')
     assert.deepEqual(await list(restored), await list(db))
     assert.equal((await check(restored, 'dumped')).remaining, 2, 'counts of its own')
@@ -310,7 +381,10 @@ describe('a rate limit without preloading', () => {
     const { db } = open
     await define(db, 'x', { p_limit: 1, p_per: 'key' })
     const { code, hint } = await check(db, 'x').catch((error) => error)
-    assert.deepEqual([code, hint], ['55000', 'Add api_key to shared_preload_libraries and restart the server.'])
+    assert.deepEqual(
+      [code, hint],
+      ['55000', 'Add api_key to shared_preload_libraries and restart the server.']
+    )
     const { api_key: key } = await open.issue()
     const answer = await open.ask('GET', '/documents', { key })
     assert.equal(answer.body.code, '55000', answer.text)

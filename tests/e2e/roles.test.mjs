@@ -29,17 +29,26 @@ describe('roles', () => {
       assert.ok(rows.length > 0, 'the catalog has some')
       assert.deepEqual(rows.filter((row) => row.allowed).map((row) => row.name), [])
     })
-    allowed('schema', `
+    allowed(
+      'schema',
+      `
       SELECT oid::regnamespace::text AS name, has_schema_privilege('stranger', oid, 'USAGE, CREATE') AS allowed
-      FROM here`)
-    allowed('function', `
+      FROM here`
+    )
+    allowed(
+      'function',
+      `
       SELECT p.oid::regprocedure::text AS name, has_function_privilege('stranger', p.oid, 'EXECUTE') AS allowed
-      FROM pg_proc AS p JOIN here ON here.oid = p.pronamespace`)
-    allowed('table or view', `
+      FROM pg_proc AS p JOIN here ON here.oid = p.pronamespace`
+    )
+    allowed(
+      'table or view',
+      `
       SELECT c.oid::regclass::text AS name,
         has_table_privilege('stranger', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
           OR has_any_column_privilege('stranger', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') AS allowed
-      FROM pg_class AS c JOIN here ON here.oid = c.relnamespace WHERE c.relkind IN ('r', 'v', 'm', 'p', 'f')`)
+      FROM pg_class AS c JOIN here ON here.oid = c.relnamespace WHERE c.relkind IN ('r', 'v', 'm', 'p', 'f')`
+    )
     allowed('sequence', `
       SELECT c.oid::regclass::text AS name,
         has_sequence_privilege('stranger', c.oid, 'USAGE, SELECT, UPDATE') AS allowed
@@ -61,14 +70,17 @@ describe('roles', () => {
   describe('the tables and helpers behind', () => {
     for (const role of ['anon', 'authenticated', 'service_role', 'authenticator']) {
       it(`are closed to ${role}`, async () => {
-        const { rows } = await owner.query(`
+        const { rows } = await owner.query(
+          `
           SELECT c.oid::regclass::text AS name FROM pg_class AS c
           WHERE c.relnamespace = 'api_key_internal'::regnamespace AND c.relkind IN ('r', 'v', 'm', 'p', 'f')
             AND has_table_privilege($1, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
           UNION ALL SELECT p.oid::regprocedure::text FROM pg_proc AS p
           WHERE p.pronamespace = 'api_key_internal'::regnamespace AND has_function_privilege($1, p.oid, 'EXECUTE')
           UNION ALL SELECT 'the schema'
-          WHERE has_schema_privilege($1, 'api_key_internal', 'USAGE, CREATE')`, [role])
+          WHERE has_schema_privilege($1, 'api_key_internal', 'USAGE, CREATE')`,
+          [role]
+        )
         assert.deepEqual(rows, [])
       })
     }
@@ -108,7 +120,9 @@ describe('roles', () => {
       await actAs(session, alice)
       const { key_id: p_key_id, tenant_id: tenant } = await call(session, 'issue_api_key')
       assert.equal(tenant, alice.tenant_id)
-      await assert.rejects(call(session, 'issue_api_key', { p_tenant_id: elsewhere.tenant_id }), { code: '42501' })
+      await assert.rejects(call(session, 'issue_api_key', { p_tenant_id: elsewhere.tenant_id }), {
+        code: '42501',
+      })
       await actAs(session, elsewhere)
       assert.ok(!(await list(session)).some((row) => row.key_id === p_key_id))
       await assert.rejects(call(session, 'rotate_api_key', { p_key_id }), { code: 'P0002' })
@@ -124,7 +138,9 @@ describe('roles', () => {
         await assert.rejects(call(session, 'issue_api_key', args), { code: '42501' })
       }
       await actAs(session, { ...mallory, scopes: ['articles:read'] })
-      await assert.rejects(call(session, 'issue_api_key', { p_scopes: ['articles:write'] }), { code: '42501' })
+      await assert.rejects(call(session, 'issue_api_key', { p_scopes: ['articles:write'] }), {
+        code: '42501',
+      })
       const { scopes } = await call(session, 'issue_api_key', { p_scopes: ['articles:read'] })
       assert.deepEqual(scopes, ['articles:read'])
     })
@@ -135,19 +151,35 @@ describe('roles', () => {
   // search_path or temporary schema would end the call.
   describe('a caller who shadows every name', () => {
     const user = userClaims()
-    const types = ['text', 'uuid', 'timestamptz', 'interval', 'jsonb', 'text[]', 'inet', 'int4', 'int8', 'bool', 'name']
+    const types = [
+      'text',
+      'uuid',
+      'timestamptz',
+      'interval',
+      'jsonb',
+      'text[]',
+      'inet',
+      'int4',
+      'int8',
+      'bool',
+      'name',
+    ]
     let mallory
 
     before(async () => {
       await owner.query('CREATE SCHEMA trap; GRANT ALL ON SCHEMA trap TO authenticated')
       await owner.query('GRANT TEMPORARY ON DATABASE app TO authenticated')
-      const tables = (await owner.query(`
+      const tables = (
+        await owner.query(`
         SELECT relname FROM pg_class
         WHERE relnamespace IN ('api_key'::regnamespace, 'api_key_internal'::regnamespace) AND relkind IN ('r', 'v')
-        UNION VALUES ('pg_roles'), ('pg_class'), ('pg_proc'), ('pg_namespace')`)).rows.map((row) => row.relname)
+        UNION VALUES ('pg_roles'), ('pg_class'), ('pg_proc'), ('pg_namespace')`)
+      ).rows.map((row) => row.relname)
       mallory = await cluster.connect('app', 'authenticator')
       await actAs(mallory, user)
-      const traps = await value(mallory, `
+      const traps = await value(
+        mallory,
+        `
         WITH types AS (SELECT oid FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND typtype = 'b'
                          AND typcategory IN ('A', 'B', 'D', 'I', 'N', 'S', 'T', 'U'))
         SELECT string_agg(format(
@@ -157,7 +189,9 @@ describe('roles', () => {
         FROM pg_proc AS p
         WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'f' AND NOT proretset AND provariadic = 0
           AND prorettype IN (TABLE types) AND proargtypes::oid[] <@ ARRAY(TABLE types)
-          AND (pronargs = 0 OR proargtypes::oid[] && $1::regtype[]::oid[])`, [types])
+          AND (pronargs = 0 OR proargtypes::oid[] && $1::regtype[]::oid[])`,
+        [types]
+      )
       await mallory.query(traps)
       const operators = await value(mallory, `
         SELECT string_agg(format('CREATE FUNCTION trap.op%s(%s, %s) RETURNS %s LANGUAGE plpgsql AS
@@ -196,9 +230,15 @@ describe('roles', () => {
           await call(mallory, 'issue_api_key')
         }
         await mallory.query(inTheWay)
-        const issued = await call(mallory, 'issue_api_key',
-          { p_scopes: ['a:read'], p_allowed_ips: ['10.0.0.0/8'], p_request_id: randomUUID(), p_resource_id: 'r',
-            p_metadata: { a: 1 }, p_expires_at: '2999-01-01', p_not_before: '2001-01-01' })
+        const issued = await call(mallory, 'issue_api_key', {
+          p_scopes: ['a:read'],
+          p_allowed_ips: ['10.0.0.0/8'],
+          p_request_id: randomUUID(),
+          p_resource_id: 'r',
+          p_metadata: { a: 1 },
+          p_expires_at: '2999-01-01',
+          p_not_before: '2001-01-01',
+        })
         const verify = (args) => call(mallory, 'verify_api_key', { p_api_key: issued.api_key,
           p_required_scopes: ['a:read'], p_client_ip: '10.0.0.1', p_resource_id: 'r', ...args })
         const { code, user_id: verified } = await verify({})
@@ -212,8 +252,15 @@ describe('roles', () => {
 
         const listed = await list(mallory, 'p_include_inactive => false')
         assert.deepEqual(listed.map((row) => row.key_id), [issued.key_id])
-        const updated = await call(mallory, 'update_api_key', { p_key_id: issued.key_id, p_changes: {
-          name: 'Renamed', scopes: ['a:read', 'a:write'], allowed_ips: ['10.0.0.0/8'], expires_at: '2998-01-01' } })
+        const updated = await call(mallory, 'update_api_key', {
+          p_key_id: issued.key_id,
+          p_changes: {
+            name: 'Renamed',
+            scopes: ['a:read', 'a:write'],
+            allowed_ips: ['10.0.0.0/8'],
+            expires_at: '2998-01-01',
+          },
+        })
         assert.equal(updated.name, 'Renamed')
         const rotated = await call(mallory, 'rotate_api_key', { p_key_id: issued.key_id })
         assert.equal((await verify({ p_api_key: rotated.api_key })).code, 'VALID')

@@ -56,7 +56,14 @@ for (const size of [64, 65, 127, 1000]) {
 
     it('is what stats say', async () => {
       const all = await stats(db)
-      for (const name of ['rate_limit', 'rate_limit_client', 'rate_limit_check', 'usage', 'failure', 'refusal']) {
+      for (const name of [
+        'rate_limit',
+        'rate_limit_client',
+        'rate_limit_check',
+        'usage',
+        'failure',
+        'refusal',
+      ]) {
         assert.deepEqual([all[`${name}_capacity`], all[`${name}_entries`]], [size, 0], name)
       }
     })
@@ -80,17 +87,24 @@ for (const size of [64, 65, 127, 1000]) {
 
 describe('room for rate limits', () => {
   let cluster, db, victim, bystanders
-  useCluster({ ...CHEAP, 'api_key.rate_limit_entries': ROOM, 'api_key.trusted_proxies': 1 }, async (fresh) => {
-    cluster = fresh
-    db = await application(cluster, 'app')
-    await define(db, 'key', { p_per: 'key', p_limit: 1000 })
-    await define(db, 'client', { p_per: 'client', p_limit: 1000 })
-    await define(db, 'calls', { p_limit: 1000 })
-  })
+  useCluster(
+    { ...CHEAP, 'api_key.rate_limit_entries': ROOM, 'api_key.trusted_proxies': 1 },
+    async (fresh) => {
+      cluster = fresh
+      db = await application(cluster, 'app')
+      await define(db, 'key', { p_per: 'key', p_limit: 1000 })
+      await define(db, 'client', { p_per: 'client', p_limit: 1000 })
+      await define(db, 'calls', { p_limit: 1000 })
+    }
+  )
 
   const newKey = async (args) => (await issue(db, { p_tier: 'pro', ...args })).api_key
   const full = async () => {
-    const { rate_limit_entries: keys, rate_limit_client_entries: clients, rate_limit_check_entries: checks } = await stats(db)
+    const {
+      rate_limit_entries: keys,
+      rate_limit_client_entries: clients,
+      rate_limit_check_entries: checks,
+    } = await stats(db)
     return { keys, clients, checks }
   }
 
@@ -158,7 +172,8 @@ describe('room for rate limits', () => {
       if (fills) assert.equal({ clients, checks }[fills], ROOM)
       // Known clients with keys that were not used yet, new clients, and new subjects.
       const client = fills === 'clients' ? ipv4(0) : '203.0.113.1'
-      for (const key of bystanders) assert.equal(await ask(db, { key, client: fills === 'clients' ? await known() : client }), 200)
+      for (const key of bystanders)
+        assert.equal(await ask(db, { key, client: fills === 'clients' ? await known() : client }), 200)
       if (fills !== 'clients') assert.equal(await ask(db, { client: '203.0.113.2' }), 200)
       if (fills !== 'checks') assert.equal(await isAllowed(db, 'calls', 'another'), true)
       await cluster.stop()
@@ -170,7 +185,8 @@ describe('room for rate limits', () => {
   /** A client that has its count already. */
   async function known() {
     for (let n = 0; n < ROOM; n++) {
-      for (const client of [ipv4(n), `2001:db8:0:${n.toString(16)}::1`]) if (await ask(db, { client }) === 200) return client
+      for (const client of [ipv4(n), `2001:db8:0:${n.toString(16)}::1`])
+        if ((await ask(db, { client })) === 200) return client
     }
     return assert.fail('no client is known')
   }
@@ -216,7 +232,8 @@ describe('room for failure budgets', () => {
     await db.query('SET api_key.failure_limit = 1000000')
     await times(keys.length, (n) => guess(keys[n]))
     await db.query('SET api_key.failure_limit = 1')
-    for (const key of keys.slice(0, ROOM)) assert.deepEqual([await guess(key), await guess(key)], ['NOT_FOUND', 'THROTTLED'])
+    for (const key of keys.slice(0, ROOM))
+      assert.deepEqual([await guess(key), await guess(key)], ['NOT_FOUND', 'THROTTLED'])
     assert.equal((await stats(db)).failure_entries, ROOM)
   })
 
@@ -229,9 +246,12 @@ describe('room for failure budgets', () => {
 
 describe('room for counts to be written', () => {
   let db
-  useCluster({ ...CHEAP, 'api_key.usage_entries': ROOM, 'api_key.refusal_entries': ROOM }, async (cluster) => {
-    db = await application(cluster, 'app')
-  })
+  useCluster(
+    { ...CHEAP, 'api_key.usage_entries': ROOM, 'api_key.refusal_entries': ROOM },
+    async (cluster) => {
+      db = await application(cluster, 'app')
+    }
+  )
 
   it('is had by as many keys as are documented, three quarters of them before a flush begins', async () => {
     const keys = await times(ROOM * 3 / 4 - 1, async () => (await issue(db, { p_tier: 'pro' })).api_key)
@@ -240,7 +260,10 @@ describe('room for counts to be written', () => {
     const { usage_entries: entries, usage_dropped: dropped, flushes: since } = await stats(db)
     assert.deepEqual([entries, dropped, since], [keys.length, 0, flushes])
     await call(db, 'flush_usage')
-    assert.equal(await value(db, 'SELECT sum(usage_count)::integer FROM api_key_internal.key_usage'), keys.length)
+    assert.equal(
+      await value(db, 'SELECT sum(usage_count)::integer FROM api_key_internal.key_usage'),
+      keys.length
+    )
   })
 
   it('is kept by a flood of addresses for kinds of refusals', async () => {
@@ -250,7 +273,8 @@ describe('room for counts to be written', () => {
     const { refusal_entries: entries, refusal_capacity: capacity } = await stats(db)
     assert.deepEqual([entries, capacity], [ROOM * 3 / 4 + 2, ROOM])
     await call(db, 'flush_usage')
-    const { rows } = await db.query(`SELECT details ->> 'code' AS code, sum((details ->> 'count')::integer)::integer AS count
+    const { rows } =
+      await db.query(`SELECT details ->> 'code' AS code, sum((details ->> 'count')::integer)::integer AS count
       FROM api_key_internal.audit_log WHERE event = 'refused' GROUP BY 1 ORDER BY 1`)
     assert.deepEqual(rows, [{ code: 'MALFORMED', count: 1 }, { code: 'NOT_FOUND', count: flood }])
   })

@@ -138,35 +138,47 @@ describe('the root key', () => {
     })
 
     for (const [what, entry] of Object.entries(breakages)) {
-      it(`${what}: an error that names the setting, nothing half done, and all is well when it is put right`, {
-        skip: !entry && 'the server is not another user' }, async () => {
-        const [damage, detail] = entry
-        if (!existsSync(aside())) putKey(aside(), readFileSync(path, 'latin1'), path)
-        damage()
-        const contents = existsSync(path) && readFileSync(path, 'latin1')
-        const before = await anew(rows)
-        await anew((client) => assert.rejects(codeOf(client, TEXT), refusal(detail)))
-        await anew((client) => assert.rejects(codeOf(client, 'a text of nobody'), refusal(detail)))
-        await anew((client) => assert.rejects(adopt(client, `${TEXT} ${what}`), refusal(detail)))
-        await anew(async (client) => {
-          await client.query(`CREATE TEMP TABLE old AS SELECT md5(n::text || $$${what}$$) AS hash FROM generate_series(1, 3) AS n`)
-          await assert.rejects(
-            client.query(`SELECT api_key.import_api_keys('old', '{"hash": "hash"}', 'md5')`), refusal(detail))
-        })
-        assert.deepEqual(await anew(rows), before)
-        assert.equal(existsSync(path) && readFileSync(path, 'latin1'), contents, 'the file is left as it is')
-        await anew(async (client) => { // Keys of ours do not need it.
-          assert.equal(await codeOf(client, native), 'VALID')
-          assert.equal(await codeOf(client, (await issue(client)).api_key), 'VALID')
-          await client.query('CALL api_key.migrate_legacy_hashes()')
-        })
+      it(
+        `${what}: an error that names the setting, nothing half done, and all is well when it is put right`,
+        { skip: !entry && 'the server is not another user' },
+        async () => {
+          const [damage, detail] = entry
+          if (!existsSync(aside())) putKey(aside(), readFileSync(path, 'latin1'), path)
+          damage()
+          const contents = existsSync(path) && readFileSync(path, 'latin1')
+          const before = await anew(rows)
+          await anew((client) => assert.rejects(codeOf(client, TEXT), refusal(detail)))
+          await anew((client) => assert.rejects(codeOf(client, 'a text of nobody'), refusal(detail)))
+          await anew((client) => assert.rejects(adopt(client, `${TEXT} ${what}`), refusal(detail)))
+          await anew(async (client) => {
+            await client.query(
+              `CREATE TEMP TABLE old AS SELECT md5(n::text || $$${what}$$) AS hash FROM generate_series(1, 3) AS n`
+            )
+            await assert.rejects(
+              client.query(`SELECT api_key.import_api_keys('old', '{"hash": "hash"}', 'md5')`),
+              refusal(detail)
+            )
+          })
+          assert.deepEqual(await anew(rows), before)
+          assert.equal(
+            existsSync(path) && readFileSync(path, 'latin1'),
+            contents,
+            'the file is left as it is'
+          )
+          await anew(async (client) => {
+            // Keys of ours do not need it.
+            assert.equal(await codeOf(client, native), 'VALID')
+            assert.equal(await codeOf(client, (await issue(client)).api_key), 'VALID')
+            await client.query('CALL api_key.migrate_legacy_hashes()')
+          })
 
-        putKey(path, readFileSync(aside(), 'latin1'), aside())
-        assert.equal(await anew((client) => codeOf(client, TEXT)), 'VALID')
-        const text = `${TEXT} ${what} put right`
-        await anew((client) => adopt(client, text))
-        assert.equal(await anew((client) => codeOf(client, text)), 'VALID')
-      })
+          putKey(path, readFileSync(aside(), 'latin1'), aside())
+          assert.equal(await anew((client) => codeOf(client, TEXT)), 'VALID')
+          const text = `${TEXT} ${what} put right`
+          await anew((client) => adopt(client, text))
+          assert.equal(await anew((client) => codeOf(client, text)), 'VALID')
+        }
+      )
     }
   })
 
@@ -233,7 +245,10 @@ describe('the root key', () => {
     for (const file of filesUnder(cluster.dir)) {
       if (!basename(file).startsWith(FILE)) look(readFileSync(file, 'latin1'), file)
     }
-    assert.ok(where.canary.has('the dump') && where.canary.size >= 3, 'the search finds a canary in dump, table, WAL')
+    assert.ok(
+      where.canary.has('the dump') && where.canary.size >= 3,
+      'the search finds a canary in dump, table, WAL'
+    )
     assert.deepEqual([...where.key], [])
   })
 
@@ -243,7 +258,9 @@ describe('the root key', () => {
       other = fresh
       await other.database('app', { extension: false })
       const { stdout: script } = await cluster.run('pg_dump', ['--no-owner', 'app'])
-      await other.run('psql', ['--no-psqlrc', '--quiet', '--set', 'ON_ERROR_STOP=1', '--dbname', 'app'], { input: script })
+      await other.run('psql', ['--no-psqlrc', '--quiet', '--set', 'ON_ERROR_STOP=1', '--dbname', 'app'], {
+        input: script,
+      })
     })
 
     it('is missed: an error for legacy keys, none for others', async () => {

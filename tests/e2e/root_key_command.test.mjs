@@ -24,16 +24,21 @@ const refused = (error) => {
 describe('the command of the root key', () => {
   let cluster, admin, native, runs
 
-  useCluster({ 'api_key.argon2_memory_kib': 64, 'api_key.argon2_iterations': 1, max_connections: SESSIONS + 20 },
+  useCluster(
+    { 'api_key.argon2_memory_kib': 64, 'api_key.argon2_iterations': 1, max_connections: SESSIONS + 20 },
     async (fresh) => {
       cluster = fresh
       await cluster.database('app')
       admin = await cluster.connect('app')
       native = await issue(admin)
-      await call(admin, 'import_api_key_hash',
-        { p_hash: createHash('md5').update(TEXT).digest('hex'), p_scheme: 'md5', p_user_id: randomUUID() })
+      await call(admin, 'import_api_key_hash', {
+        p_hash: createHash('md5').update(TEXT).digest('hex'),
+        p_scheme: 'md5',
+        p_user_id: randomUUID(),
+      })
       runs = join(cluster.dir, 'data/runs')
-    })
+    }
+  )
 
   const count = () => existsSync(runs) ? readFileSync(runs, 'latin1').trim().split('\n').length : 0
 
@@ -83,7 +88,10 @@ describe('the command of the root key', () => {
         const clients = await sessions(4)
         for (let n = 0; n < 5; n++) {
           for (const client of clients) {
-            await assert.rejects(codeOf(client, `text ${n}`), (error) => refused(error) && detail.test(error.detail))
+            await assert.rejects(
+              codeOf(client, `text ${n}`),
+              (error) => refused(error) && detail.test(error.detail)
+            )
           }
           assert.equal(await codeOf(clients[0], native.api_key), 'VALID')
         }
@@ -104,7 +112,9 @@ describe('the command of the root key', () => {
       await use(HANG)
       const clients = await sessions(5)
       for (const client of clients) await client.query(`SET statement_timeout = '1500ms'`)
-      const ends = await Promise.all(clients.map((client) => codeOf(client, TEXT).catch((error) => error.code)))
+      const ends = await Promise.all(
+        clients.map((client) => codeOf(client, TEXT).catch((error) => error.code))
+      )
       assert.ok(ends.every((end) => ['57014', '55000'].includes(end)), ends.join())
       for (const client of clients) await assert.rejects(codeOf(client, TEXT), refused)
       await leave(clients)
@@ -122,10 +132,15 @@ describe('the command of the root key', () => {
     await until('it to run', () => count() === 2)
     const waited = () => value(admin, `SELECT pid FROM pg_stat_activity WHERE query LIKE '%verify_api_key%'
       AND state = 'active' AND pid <> pg_backend_pid() AND clock_timestamp() - query_start > '1300 ms'`)
-    await admin.query('SELECT pg_cancel_backend($1)', [await until('it to wait longer than others would', waited)])
+    await admin.query('SELECT pg_cancel_backend($1)', [
+      await until('it to wait longer than others would', waited),
+    ])
     await cancelled
     // Who would give up as soon has it not run again; who waits has.
-    await assert.rejects(codeOf(other, TEXT), (error) => refused(error) && /statement_timeout/.test(error.detail))
+    await assert.rejects(
+      codeOf(other, TEXT),
+      (error) => refused(error) && /statement_timeout/.test(error.detail)
+    )
     assert.equal(count(), 2)
     assert.equal(await codeOf(patient, TEXT), 'VALID')
     assert.equal(await codeOf(patient, TEXT), 'VALID')
@@ -203,7 +218,9 @@ describe('the command of the root key', () => {
     const log = cluster.log.split('\n').filter((line) => !line.includes('ALTER SYSTEM')
       && !line.includes('"api_key.root_key_command" changed'))
     assert.deepEqual(log.filter((line) => line.includes('CANARY')), [])
-    assert.ok(!cluster.log.includes(readFileSync(join(cluster.dir, 'data/api_key_root_key'), 'latin1').trim()))
+    assert.ok(
+      !cluster.log.includes(readFileSync(join(cluster.dir, 'data/api_key_root_key'), 'latin1').trim())
+    )
     assert.doesNotMatch(cluster.log, /terminating any other active server processes/)
   })
 })
@@ -214,7 +231,11 @@ describe('the command of the root key without preloading', () => {
     cluster = fresh
     await cluster.database('app')
     const admin = await cluster.connect('app')
-    await call(admin, 'import_api_key_hash', { p_hash: '0'.repeat(32), p_scheme: 'md5', p_user_id: randomUUID() })
+    await call(admin, 'import_api_key_hash', {
+      p_hash: '0'.repeat(32),
+      p_scheme: 'md5',
+      p_user_id: randomUUID(),
+    })
     await admin.end()
     await cluster.stop()
     await cluster.resume({ 'api_key.root_key_command': 'echo run >> runs; false' })

@@ -84,8 +84,12 @@ describe('with a hostile search_path', () => {
     await db.query(`CREATE SCHEMA trap; GRANT USAGE ON SCHEMA trap TO PUBLIC`)
     await db.query(TRAPS)
     for (const text of ['one', 'two', 'three']) {
-      await call(db, 'import_api_key_hash', { p_hash: createHash('md5').update(text).digest('hex'), p_scheme: 'md5',
-        p_user_id: randomUUID(), p_key_prefix: text })
+      await call(db, 'import_api_key_hash', {
+        p_hash: createHash('md5').update(text).digest('hex'),
+        p_scheme: 'md5',
+        p_user_id: randomUUID(),
+        p_key_prefix: text,
+      })
     }
     await issue(db)
   })
@@ -106,11 +110,19 @@ describe('with a hostile search_path', () => {
 
   it('the traps work: names that are not qualified end up in them', async () => {
     for (const text of [
-      `SELECT 1::pg_catalog.int4 < 2::pg_catalog.int4`, `SELECT 'a'::pg_catalog.text = 'b'::pg_catalog.text`,
-      `SELECT 'a'::pg_catalog.text LIKE 'a'`, `SELECT 1::pg_catalog.int8 IN (2::pg_catalog.int8)`, 'SELECT now()',
-      `SELECT -(1::pg_catalog.int4)`, `SELECT 'x'::uuid`, 'SELECT * FROM pg_class', 'SELECT * FROM keys',
-      `SELECT '{}'::pg_catalog.jsonb -> 'a'::pg_catalog.text`, `DO 'DECLARE v record; BEGIN v := ''x''::pg_catalog.text; END'`,
-    ]) assert.notDeepEqual((await inTheWay(text)).traps, [], text)
+      `SELECT 1::pg_catalog.int4 < 2::pg_catalog.int4`,
+      `SELECT 'a'::pg_catalog.text = 'b'::pg_catalog.text`,
+      `SELECT 'a'::pg_catalog.text LIKE 'a'`,
+      `SELECT 1::pg_catalog.int8 IN (2::pg_catalog.int8)`,
+      'SELECT now()',
+      `SELECT -(1::pg_catalog.int4)`,
+      `SELECT 'x'::uuid`,
+      'SELECT * FROM pg_class',
+      'SELECT * FROM keys',
+      `SELECT '{}'::pg_catalog.jsonb -> 'a'::pg_catalog.text`,
+      `DO 'DECLARE v record; BEGIN v := ''x''::pg_catalog.text; END'`,
+    ])
+      assert.notDeepEqual((await inTheWay(text)).traps, [], text)
     for (const text of [`SELECT 1 OPERATOR(pg_catalog.<) 2`, 'SELECT pg_catalog.now()']) {
       assert.deepEqual((await inTheWay(text)).traps, [], text)
     }
@@ -125,7 +137,14 @@ describe('with a hostile search_path', () => {
   })
 
   it('that procedure calls nothing of it, and does its work', async () => {
-    for (const [args, code] of [['0', '22023'], ['NULL', '22023'], ['1, 0', '22023'], ['1, 1'], ['1'], ['']]) {
+    for (const [args, code] of [
+      ['0', '22023'],
+      ['NULL', '22023'],
+      ['1, 0', '22023'],
+      ['1, 1'],
+      ['1'],
+      [''],
+    ]) {
       const { traps, error } = await inTheWay(`CALL api_key.migrate_legacy_hashes(${args})`)
       assert.deepEqual([traps, error?.code], [[], code], args)
     }
@@ -142,10 +161,24 @@ describe('with a hostile search_path', () => {
     assert.ok(functions.length > 80)
     const { api_key: key, key_id: id } = await issue(db)
     const samples = {
-      text: [key, 'one', 'free', 'note', 'read'], uuid: [id], jsonb: ['{}', '{"name": "x"}', '[]'], json: ['{}'], bool: ['true'],
-      _text: ['{a:read}', '{admin}'], inet: ['192.0.2.1'], _inet: ['{192.0.2.0/24}'], interval: ['1 day'], int4: ['1'],
-      int8: ['1'], name: ['authenticated', 'app'], regclass: ['app.notes', 'app.teams'], timestamptz: ['2999-01-01'],
-      _uuid: [`{${id}}`], _int8: ['{1}'], _name: ['{id}'], regprocedure: ['api_key.has_scope(text)'],
+      text: [key, 'one', 'free', 'note', 'read'],
+      uuid: [id],
+      jsonb: ['{}', '{"name": "x"}', '[]'],
+      json: ['{}'],
+      bool: ['true'],
+      _text: ['{a:read}', '{admin}'],
+      inet: ['192.0.2.1'],
+      _inet: ['{192.0.2.0/24}'],
+      interval: ['1 day'],
+      int4: ['1'],
+      int8: ['1'],
+      name: ['authenticated', 'app'],
+      regclass: ['app.notes', 'app.teams'],
+      timestamptz: ['2999-01-01'],
+      _uuid: [`{${id}}`],
+      _int8: ['{1}'],
+      _name: ['{id}'],
+      regprocedure: ['api_key.has_scope(text)'],
     }
     const argument = (type, round) => {
       const [schema, name] = type.split('.')
@@ -153,7 +186,9 @@ describe('with a hostile search_path', () => {
       if (name === 'keys' && schema === 'api_key_internal' && round > 0) {
         return '(SELECT k FROM api_key_internal.keys AS k LIMIT 1)'
       }
-      return round > 0 && values.length ? `'${values[(round - 1) % values.length]}'::${type}` : `NULL::${type}`
+      return round > 0 && values.length
+        ? `'${values[(round - 1) % values.length]}'::${type}`
+        : `NULL::${type}`
     }
     let calls = 0
     await db.query(`SET statement_timeout = '10s'`)

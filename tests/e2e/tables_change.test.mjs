@@ -62,7 +62,8 @@ const rename = (table, column) => `ALTER TABLE api_key_internal.${table} RENAME 
 const retyped = (table, column, type, of = 'NULL') => `${rename(table, column)};
   ALTER TABLE api_key_internal.${table} ADD COLUMN ${column} ${type} DEFAULT ${of}`
 const instead = (table, what) => `ALTER TABLE api_key_internal.${table} RENAME TO other; ${what}`
-const index = (name, definition) => `ALTER INDEX api_key_internal.${name} RENAME TO other; CREATE INDEX ${name} ON api_key_internal.${definition}`
+const index = (name, definition) =>
+  `ALTER INDEX api_key_internal.${name} RENAME TO other; CREATE INDEX ${name} ON api_key_internal.${definition}`
 
 /** Changes that nobody can work with, and what says so: the table that it concerns. */
 const HARMFUL = {
@@ -106,11 +107,23 @@ describe('a change of the tables', () => {
     cluster = fresh
     const db = await application(cluster, 'base')
     key = (await issue(db, { p_tier: 'pro' })).api_key
-    await call(db, 'define_rate_limit', { p_name: 'gate', p_limit: 1_000_000, p_period: '1 second', p_per: 'key' })
+    await call(db, 'define_rate_limit', {
+      p_name: 'gate',
+      p_limit: 1_000_000,
+      p_period: '1 second',
+      p_per: 'key',
+    })
     await call(db, 'define_rate_limit', { p_name: 'direct', p_limit: 1_000_000, p_period: '1 second' })
-    await db.query(`CREATE TABLE old (hash text, user_id uuid); INSERT INTO old VALUES ($1, $2)`
-      .replace('$1', `'${createHash('sha256').update(LEGACY).digest('hex')}'`).replace('$2', `'${randomUUID()}'`))
-    await call(db, 'import_api_keys', { p_source: 'old', p_columns: { hash: 'hash', user_id: 'user_id' }, p_scheme: 'sha256' })
+    await db.query(
+      `CREATE TABLE old (hash text, user_id uuid); INSERT INTO old VALUES ($1, $2)`
+        .replace('$1', `'${createHash('sha256').update(LEGACY).digest('hex')}'`)
+        .replace('$2', `'${randomUUID()}'`)
+    )
+    await call(db, 'import_api_keys', {
+      p_source: 'old',
+      p_columns: { hash: 'hash', user_id: 'user_id' },
+      p_scheme: 'sha256',
+    })
     await db.end()
   })
 
@@ -124,7 +137,10 @@ describe('a change of the tables', () => {
       of: async (db) => {
         await db.query('BEGIN')
         try {
-          await db.query(`SELECT set_config('request.headers', $1, true), set_config('request.path', '/x', true)`, [JSON.stringify({ 'x-api-key': key })])
+          await db.query(
+            `SELECT set_config('request.headers', $1, true), set_config('request.path', '/x', true)`,
+            [JSON.stringify({ 'x-api-key': key })]
+          )
           await db.query('SELECT api_key.authenticate_request()')
           return await value(db, `SELECT api_key.current_api_key() ->> 'tier'`)
         } finally {
@@ -152,7 +168,12 @@ describe('a change of the tables', () => {
     const [before, changer] = [await cluster.connect(name), await cluster.connect(name)]
     assert.deepEqual(await answers(before), well)
     await changer.query(change)
-    return { before, changer, after: await cluster.connect(name), end: (all) => Promise.all(all.map((db) => db.end())) }
+    return {
+      before,
+      changer,
+      after: await cluster.connect(name),
+      end: (all) => Promise.all(all.map((db) => db.end())),
+    }
   }
 
   describe('that leaves what is read changes nothing:', () => {
@@ -161,7 +182,10 @@ describe('a change of the tables', () => {
         const { before, changer, after, end } = await changed(change)
         for (const db of [before, changer, after, before]) assert.deepEqual(await answers(db), well)
         await call(after, 'define_rate_limit', { p_name: 'direct', p_limit: 7, p_period: '1 hour' })
-        const { limit, remaining } = await call(before, 'check_rate_limit', { p_name: 'direct', p_subject: 'y' })
+        const { limit, remaining } = await call(before, 'check_rate_limit', {
+          p_name: 'direct',
+          p_subject: 'y',
+        })
         assert.deepEqual([limit, remaining], [7, 6])
         await call(after, 'flush_usage')
         assert.equal(await value(after, `SELECT last_error FROM api_key.stats`), null)
@@ -177,7 +201,10 @@ describe('a change of the tables', () => {
         ALTER TABLE api_key_internal.keys ADD COLUMN resource_id text DEFAULT 'the default'`)
       for (const db of [before, changer, after]) {
         assert.equal((await call(db, 'check_rate_limit', { p_name: 'direct', p_subject: 'x' })).limit, 77)
-        assert.equal((await call(db, 'verify_api_key', { p_api_key: key, p_resource_id: 'the default' })).resource_id, 'the default')
+        assert.equal(
+          (await call(db, 'verify_api_key', { p_api_key: key, p_resource_id: 'the default' })).resource_id,
+          'the default'
+        )
       }
       await end([before, changer, after])
     })
@@ -213,7 +240,10 @@ describe('a change of the tables', () => {
         while (asking) assert.deepEqual(await answers(db), well)
       }))
       for (let n = 0; n < 20; n++) {
-        for (const table of TABLES) await changer.query(`ALTER TABLE api_key_internal.${table} ADD COLUMN crowd_${n} text DEFAULT '${n}'`)
+        for (const table of TABLES)
+          await changer.query(
+            `ALTER TABLE api_key_internal.${table} ADD COLUMN crowd_${n} text DEFAULT '${n}'`
+          )
         await changer.query(moved('rate_limits', 'per').replaceAll('old_per', `old_per_${n}`))
       }
       asking = false

@@ -71,7 +71,9 @@ describe('two tenants', () => {
     for (const table of TABLES) await owner.query(`CREATE TABLE kept.${table} AS TABLE app.${table}`)
     results = {}
     for (const table of TABLES) {
-      results[table] = await value(owner, 'SELECT api_key.isolate_tenants($1::text::regclass)', [`app.${table}`])
+      results[table] = await value(owner, 'SELECT api_key.isolate_tenants($1::text::regclass)', [
+        `app.${table}`,
+      ])
     }
     const server = await cluster.postgrest('app',
       { 'db-schemas': 'app', 'db-pre-request': 'api_key.authenticate_request' })
@@ -86,17 +88,30 @@ describe('two tenants', () => {
     const rows = { authors: [], books: [], reviews: [] }
     const insert = async (table, row) => {
       const columns = Object.keys(row)
-      const { rows: [inserted] } = await owner.query(`INSERT INTO app.${table} (tenant_id, ${columns.join(', ')})
-        VALUES ('${id}', ${columns.map((_, n) => `$${n + 1}`).join(', ')}) RETURNING *`, Object.values(row))
+      const {
+        rows: [inserted],
+      } = await owner.query(
+        `INSERT INTO app.${table} (tenant_id, ${columns.join(', ')})
+        VALUES ('${id}', ${columns.map((_, n) => `$${n + 1}`).join(', ')}) RETURNING *`,
+        Object.values(row)
+      )
       rows[table].push(inserted)
       return inserted
     }
     for (let n = 0; n < AUTHORS; n++) await insert('authors', { name: `secret-${name}-author-${n}` })
     for (let n = 0; n < BOOKS; n++) {
-      await insert('books', { isbn: `${randomUUID()}`, title: `secret-${name}-title-${n}`, author_id: rows.authors[n % AUTHORS].id })
+      await insert('books', {
+        isbn: `${randomUUID()}`,
+        title: `secret-${name}-title-${n}`,
+        author_id: rows.authors[n % AUTHORS].id,
+      })
     }
     for (let n = 0; n < REVIEWS; n++) {
-      await insert('reviews', { isbn: rows.books[n % BOOKS].isbn, body: `secret-${name}-review-${n}`, parent_id: rows.reviews[0]?.id })
+      await insert('reviews', {
+        isbn: rows.books[n % BOOKS].isbn,
+        body: `secret-${name}-review-${n}`,
+        parent_id: rows.reviews[0]?.id,
+      })
     }
     return { id, name, user, key, rows }
   }
@@ -107,18 +122,33 @@ describe('two tenants', () => {
     if (accept) headers.Accept = accept
     if (body !== undefined) headers['Content-Type'] = 'application/json'
     const response = await fetch(url + path, { method, headers, body: body && JSON.stringify(body) })
-    const told = ['content-range', 'location', 'content-type', 'content-length', 'www-authenticate', 'preference-applied']
-      .map((name) => `${name}: ${response.headers.get(name)}`)
+    const told = [
+      'content-range',
+      'location',
+      'content-type',
+      'content-length',
+      'www-authenticate',
+      'preference-applied',
+    ].map((name) => `${name}: ${response.headers.get(name)}`)
     return { status: response.status, told: told.join('\n'), body: await response.text() }
   }
 
-  const contents = (id) => value(owner, `SELECT jsonb_build_object(${TABLES.map((table) =>
-    `'${table}', (SELECT jsonb_agg(to_jsonb(t) ORDER BY t::text) FROM app.${table} AS t WHERE tenant_id = '${id}')`)})`)
+  const contents = (id) =>
+    value(
+      owner,
+      `SELECT jsonb_build_object(${TABLES.map(
+        (table) =>
+          `'${table}', (SELECT jsonb_agg(to_jsonb(t) ORDER BY t::text) FROM app.${table} AS t WHERE tenant_id = '${id}')`
+      )})`
+    )
 
   /** Puts back what a tenant has done to its own rows. */
   async function reset({ id }) {
     await owner.query(`BEGIN;
-      ${[...TABLES].reverse().map((table) => `DELETE FROM app.${table} WHERE tenant_id = '${id}';`).join('')}
+      ${[...TABLES]
+        .reverse()
+        .map((table) => `DELETE FROM app.${table} WHERE tenant_id = '${id}';`)
+        .join('')}
       ${TABLES.map((table) => `INSERT INTO app.${table} OVERRIDING SYSTEM VALUE SELECT * FROM kept.${table} WHERE tenant_id = '${id}';`).join('')}
       COMMIT`)
   }
@@ -137,7 +167,13 @@ describe('two tenants', () => {
     { path: `/${table}?or=(${filter.replace('=', '.')},tenant_id.is.null)` },
     { method: 'PATCH', path: `/${table}?${filter}`, body: change, prefer: representation },
     { method: 'PATCH', path: `/${table}?${filter}`, body: change, prefer: 'return=headers-only,count=exact' },
-    { method: 'PATCH', path: `/${table}?${filter}`, body: change, accept: 'application/vnd.pgrst.object+json', prefer: representation },
+    {
+      method: 'PATCH',
+      path: `/${table}?${filter}`,
+      body: change,
+      accept: 'application/vnd.pgrst.object+json',
+      prefer: representation,
+    },
     { method: 'DELETE', path: `/${table}?${filter}`, prefer: representation },
     { method: 'DELETE', path: `/${table}?${filter}` },
   ]
@@ -205,7 +241,10 @@ describe('two tenants', () => {
 
   /** As long as a row of theirs, and nobody's. */
   const absent = {
-    authors: (row) => ({ id: String(9_000_000 + Number(row.id) % 1000), name: row.name.replace('secret', 'absent') }),
+    authors: (row) => ({
+      id: String(9_000_000 + (Number(row.id) % 1000)),
+      name: row.name.replace('secret', 'absent'),
+    }),
     books: (row) => ({ isbn: randomUUID(), title: row.title.replace('secret', 'absent') }),
     reviews: (row) => ({ id: randomUUID(), body: row.body.replace('secret', 'absent') }),
   }
@@ -232,9 +271,12 @@ describe('two tenants', () => {
           if (!['GET', 'HEAD'].includes(method)) await reset(me)
           const control = await send(me.key, onNobodys[n])
           if (!['GET', 'HEAD'].includes(method)) await reset(me)
-          const found = ['GET', 'HEAD'].includes(method) || request.prefer?.includes('count=exact') && answer.status < 400
+          const found =
+            ['GET', 'HEAD'].includes(method) ||
+            (request.prefer?.includes('count=exact') && answer.status < 400)
           // What is on its own row is a request that would have told, had it been on another's.
-          if (found) assert.notEqual(stripped(answer, row), stripped(control, nobodys), `${method} ${request.path}`)
+          if (found)
+            assert.notEqual(stripped(answer, row), stripped(control, nobodys), `${method} ${request.path}`)
         }
       })
 
@@ -264,8 +306,11 @@ describe('two tenants', () => {
     }
   }
 
-  const secretsOf = ({ rows }) => [...rows.authors.map((row) => row.name), ...rows.books.flatMap((row) => [row.isbn, row.title]),
-    ...rows.reviews.flatMap((row) => [row.id, row.body])]
+  const secretsOf = ({ rows }) => [
+    ...rows.authors.map((row) => row.name),
+    ...rows.books.flatMap((row) => [row.isbn, row.title]),
+    ...rows.reviews.flatMap((row) => [row.id, row.body]),
+  ]
 
   it('each see all of their own', async () => {
     for (const me of tenants) {
@@ -302,14 +347,35 @@ describe('two tenants', () => {
 
   it('write what is theirs, with the tenant filled in', async () => {
     const [me] = tenants
-    const author = JSON.parse((await send(me.key, { method: 'POST', path: '/authors', body: { name: 'new' }, prefer: representation })).body)[0]
+    const author = JSON.parse(
+      (
+        await send(me.key, {
+          method: 'POST',
+          path: '/authors',
+          body: { name: 'new' },
+          prefer: representation,
+        })
+      ).body
+    )[0]
     assert.equal(author.tenant_id, me.id)
-    const book = await send(me.key, { method: 'POST', path: '/books?select=*,authors(name)', body: { isbn: 'new', title: 'new', author_id: author.id }, prefer: representation })
+    const book = await send(me.key, {
+      method: 'POST',
+      path: '/books?select=*,authors(name)',
+      body: { isbn: 'new', title: 'new', author_id: author.id },
+      prefer: representation,
+    })
     assert.equal(book.status, 201, book.body)
     assert.equal(JSON.parse(book.body)[0].authors.name, 'new')
     const [first, second] = [randomUUID(), randomUUID()]
     await owner.query('GRANT INSERT (id) ON app.reviews TO authenticated')
-    const tree = await send(me.key, { method: 'POST', path: '/reviews', body: [{ id: second, isbn: 'new', parent_id: first }, { id: first, isbn: 'new', parent_id: null }] })
+    const tree = await send(me.key, {
+      method: 'POST',
+      path: '/reviews',
+      body: [
+        { id: second, isbn: 'new', parent_id: first },
+        { id: first, isbn: 'new', parent_id: null },
+      ],
+    })
     await owner.query('REVOKE INSERT (id) ON app.reviews FROM authenticated')
     assert.equal(tree.status, 201, tree.body)
     await reset(me)
@@ -345,7 +411,12 @@ describe('two tenants', () => {
 
     it('are refused with 403 and a body that says why, in every way of writing them', async () => {
       const [me] = tenants
-      await until('the new functions', async () => (await send(me.key, { method: 'POST', path: '/rpc/add_author', body: { p_tenant: me.id } })).status === 204)
+      await until(
+        'the new functions',
+        async () =>
+          (await send(me.key, { method: 'POST', path: '/rpc/add_author', body: { p_tenant: me.id } }))
+            .status === 204
+      )
       await reset(me)
       for (const request of refused(tenants, me.rows.authors[0].id)) {
         const { status, body } = await send(me.key, request)
@@ -357,7 +428,11 @@ describe('two tenants', () => {
     })
 
     it('are refused by PostgreSQL where no key acts, with 401 as ever', async () => {
-      const answer = await fetch(`${url}/authors`, { method: 'POST', body: JSON.stringify({ tenant_id: tenants[0].id, name: 'new' }), headers: { 'Content-Type': 'application/json' } })
+      const answer = await fetch(`${url}/authors`, {
+        method: 'POST',
+        body: JSON.stringify({ tenant_id: tenants[0].id, name: 'new' }),
+        headers: { 'Content-Type': 'application/json' },
+      })
       assert.equal(answer.status, 401)
       assert.equal((await answer.json()).code, '42501')
     })
@@ -374,7 +449,9 @@ describe('two tenants', () => {
 
     before(async () => {
       const [amber, birch] = tenants
-      await owner.query(`SELECT api_key.define_resource('document', 'app.documents', p_tenant_column => 'tenant_id', p_public_when => 'published')`)
+      await owner.query(
+        `SELECT api_key.define_resource('document', 'app.documents', p_tenant_column => 'tenant_id', p_public_when => 'published')`
+      )
       await owner.query(`SELECT api_key.protect_resource('document')`)
       const colleague = randomUUID()
       keys = {
@@ -386,12 +463,25 @@ describe('two tenants', () => {
       }
       documents = {}
       for (const published of [false, true]) {
-        documents[published ? 'open' : 'secret'] = await value(owner, `INSERT INTO app.documents (tenant_id, owner_id, published, body)
-          VALUES ($1, $2, $3, 'body') RETURNING id`, [amber.id, amber.user, published])
+        documents[published ? 'open' : 'secret'] = await value(
+          owner,
+          `INSERT INTO app.documents (tenant_id, owner_id, published, body)
+          VALUES ($1, $2, $3, 'body') RETURNING id`,
+          [amber.id, amber.user, published]
+        )
       }
       documents.none = randomUUID()
-      keys.bound = (await issue(owner, { p_user_id: amber.user, p_tier: 'free', p_tenant_id: amber.id, p_resource_id: documents.open })).api_key
-      keys.owner = (await call(owner, 'issue_api_key', { p_user_id: await own(amber), p_tenant_id: amber.id })).api_key
+      keys.bound = (
+        await issue(owner, {
+          p_user_id: amber.user,
+          p_tier: 'free',
+          p_tenant_id: amber.id,
+          p_resource_id: documents.open,
+        })
+      ).api_key
+      keys.owner = (
+        await call(owner, 'issue_api_key', { p_user_id: await own(amber), p_tenant_id: amber.id })
+      ).api_key
     })
 
     // The tier that ships has one active key per user: the documents go to a user of their own.
@@ -401,7 +491,12 @@ describe('two tenants', () => {
       return user
     }
 
-    const edit = async (who, which) => (await send(keys[who], { method: 'POST', path: '/rpc/edit_document', body: { p_id: documents[which], p_body: 'edited' } }))
+    const edit = async (who, which) =>
+      await send(keys[who], {
+        method: 'POST',
+        path: '/rpc/edit_document',
+        body: { p_id: documents[which], p_body: 'edited' },
+      })
 
     it('are 404 to whoever may not read them, and 403 to whoever may only read', async () => {
       const expected = {
@@ -424,7 +519,11 @@ describe('two tenants', () => {
         assert.deepEqual(await edit(who, 'secret'), await edit(who, 'none'))
         for (const attack of verbs('documents', 'id=eq.ID', { body: 'taken' })) {
           const on = (id) => ({ ...attack, path: attack.path.replace('ID', id) })
-          assert.deepEqual(await send(keys[who], on(documents.secret)), await send(keys[who], on(documents.none)), attack.path)
+          assert.deepEqual(
+            await send(keys[who], on(documents.secret)),
+            await send(keys[who], on(documents.none)),
+            attack.path
+          )
         }
       }
       assert.equal(JSON.parse((await edit('colleague', 'secret')).body).code, 'NOT_FOUND')
@@ -434,7 +533,12 @@ describe('two tenants', () => {
 
     it('are not written for somebody else: 403', async () => {
       const post = async (who, body) => {
-        const answer = await send(keys[who], { method: 'POST', path: '/documents', body, prefer: 'return=minimal' })
+        const answer = await send(keys[who], {
+          method: 'POST',
+          path: '/documents',
+          body,
+          prefer: 'return=minimal',
+        })
         return [answer.status, answer.body && JSON.parse(answer.body).code]
       }
       const [amber, birch] = tenants
@@ -443,17 +547,32 @@ describe('two tenants', () => {
       assert.deepEqual(await post('colleague', [other, other]), [403, 'ROW_NOT_ALLOWED'])
       assert.deepEqual(await post('admin', { ...other, tenant_id: birch.id }), [403, 'ROW_NOT_ALLOWED'])
       assert.deepEqual(await post('admin', other), [201, ''])
-      const given = await send(keys.admin, { method: 'PATCH', path: `/documents?id=eq.${documents.secret}`, body: { tenant_id: birch.id } })
+      const given = await send(keys.admin, {
+        method: 'PATCH',
+        path: `/documents?id=eq.${documents.secret}`,
+        body: { tenant_id: birch.id },
+      })
       assert.equal(given.status, 403, given.body)
       await owner.query('DELETE FROM app.documents WHERE owner_id = $1', [other.owner_id])
     })
 
     it('are read by anyone when they are public, and written by none but owner and admin', async () => {
       for (const who of Object.keys(keys).filter((who) => who !== 'bound')) {
-        const rows = JSON.parse((await send(keys[who], { path: '/documents?select=id' })).body).map(({ id }) => id)
+        const rows = JSON.parse((await send(keys[who], { path: '/documents?select=id' })).body).map(
+          ({ id }) => id
+        )
         const all = ['owner', 'admin'].includes(who)
-        assert.deepEqual(rows.sort(), (all ? [documents.open, documents.secret] : [documents.open]).sort(), who)
-        const { body } = await send(keys[who], { method: 'PATCH', path: '/documents', body: { body: 'x' }, prefer: representation })
+        assert.deepEqual(
+          rows.sort(),
+          (all ? [documents.open, documents.secret] : [documents.open]).sort(),
+          who
+        )
+        const { body } = await send(keys[who], {
+          method: 'PATCH',
+          path: '/documents',
+          body: { body: 'x' },
+          prefer: representation,
+        })
         assert.equal(JSON.parse(body).length, all ? 2 : 0, who)
       }
       assert.equal(JSON.parse(await fetch(`${url}/documents`).then((answer) => answer.text())).length, 1)

@@ -4,7 +4,18 @@ import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, it } from 'node:test'
-import { call, codeOf, forged, issue, partsOf, stats, until, useCluster, value, withWrongSecret } from './harness.mjs'
+import {
+  call,
+  codeOf,
+  forged,
+  issue,
+  partsOf,
+  stats,
+  until,
+  useCluster,
+  value,
+  withWrongSecret,
+} from './harness.mjs'
 
 const CHEAP = { 'api_key.argon2_memory_kib': 64, 'api_key.argon2_iterations': 1 }
 
@@ -16,7 +27,8 @@ async function verify(client, key, times) {
   assert.equal(valid, times)
 }
 
-const written = (client) => value(client, 'SELECT coalesce(sum(usage_count), 0)::integer FROM api_key_internal.key_usage')
+const written = (client) =>
+  value(client, 'SELECT coalesce(sum(usage_count), 0)::integer FROM api_key_internal.key_usage')
 
 describe('the worker', () => {
   let cluster, client
@@ -82,9 +94,17 @@ describe('the worker', () => {
     if (flush) await call(gone, 'flush_usage')
     await verify(gone, (await issue(gone)).api_key, 5)
     await gone.end()
-    await until(`DROP DATABASE ${name}`, () => client.query(`DROP DATABASE ${name}`).then(() => true, ({ code }) => {
-      assert.equal(code, '55006') // Our own session may take a moment to leave.
-    }), 10_000)
+    await until(
+      `DROP DATABASE ${name}`,
+      () =>
+        client.query(`DROP DATABASE ${name}`).then(
+          () => true,
+          ({ code }) => {
+            assert.equal(code, '55006') // Our own session may take a moment to leave.
+          }
+        ),
+      10_000
+    )
   }
 
   it('occupies no database that is to be dropped, and forgets it', async () => {
@@ -162,8 +182,16 @@ describe('the worker', () => {
       await call(client, 'flush_usage')
       assert.equal(await written(client), before + 8)
       assert.ok(!existsSync(file), 'what is written is not read again')
-      assert.deepEqual((await client.query(`SELECT details ->> 'code' AS code, details ->> 'count' AS count
-        FROM api_key.audit_log WHERE event = 'refused' AND key_id = $1`, [id])).rows, [{ code: 'NOT_FOUND', count: '4' }])
+      assert.deepEqual(
+        (
+          await client.query(
+            `SELECT details ->> 'code' AS code, details ->> 'count' AS count
+        FROM api_key.audit_log WHERE event = 'refused' AND key_id = $1`,
+            [id]
+          )
+        ).rows,
+        [{ code: 'NOT_FOUND', count: '4' }]
+      )
     })
   }
 })
