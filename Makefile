@@ -167,7 +167,7 @@ package: prerequisites-package build ## Make dist/: a tar.gz of the installed tr
 	else echo 'package: no git checkout, so no source archive'; fi
 	@ls -l dist
 
-clean: ## Remove what was built, but not .tools
+clean: dev-stop ## Remove what was built, but not .tools
 	rm -rf target dist tests/e2e/node_modules examples/express-proxy/node_modules
 
 prerequisites-build:
