@@ -18,7 +18,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 PROFILE = release
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 STAGE = target/stage/$(PROFILE)-pg$(PG_MAJOR)
-SCRIPTS = .ci/run tests/architecture tests/bench/base tests/cluster tests/demo tests/dev tests/fuzz/cargo tests/fuzz/run \
+SCRIPTS = .ci/run tests/bench/base tests/cluster tests/demo tests/dev tests/fuzz/cargo tests/fuzz/run \
 	tests/fuzz/sqlsmith tests/matrix tests/prerequisites tests/regress
 
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -115,6 +115,7 @@ installcheck: ## Run the SQL tests and races against a running server (PGHOST, P
 # src/pg/foreign.rs; keys and worker call functions of ours, which name tables of ours only.
 MAY_QUERY = foreign keys references resources worker
 
+# ARCHITECTURE=1 checks besides that no modules import each other in a circle, and where unsafe code is.
 lint: prerequisites-lint ## Check formatting, clippy, crates, who runs queries, and the shell scripts
 	cargo fmt --check
 	cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
@@ -127,7 +128,7 @@ lint: prerequisites-lint ## Check formatting, clippy, crates, who runs queries, 
 		exit 1; fi
 	.tools/bin/cargo-deny --locked --log-level error check licenses bans sources
 ifdef ARCHITECTURE
-	@tests/architecture
+	cargo test --no-default-features --test architecture
 endif
 	shellcheck $(SCRIPTS)
 	@if [ "$$(grep -c '"version": "$(VERSION)"' META.json)" -ne 2 ]; then \
@@ -167,7 +168,7 @@ package: prerequisites-package build ## Make dist/: a tar.gz of the installed tr
 	else echo 'package: no git checkout, so no source archive'; fi
 	@ls -l dist
 
-clean: ## Remove what was built, but not .tools
+clean: dev-stop ## Remove what was built, but not .tools
 	rm -rf target dist tests/e2e/node_modules examples/express-proxy/node_modules
 
 prerequisites-build:
