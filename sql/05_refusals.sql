@@ -2,11 +2,11 @@
 -- are raised, because an SQLSTATE of PostgREST's own does not get through Rust.
 CREATE FUNCTION api_key_internal.refusal(p_refusal text, p_detail text, p_required_scopes text[])
 RETURNS jsonb
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'refusal_wrapper';
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'refusal';
 COMMENT ON FUNCTION api_key_internal.refusal IS '{sqlstate, message, detail, hint, postgrest: {message, detail}} of a refusal; NULL if there is none of this name.';
 
 CREATE FUNCTION api_key_internal.refusals() RETURNS jsonb
-LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'refusals_wrapper';
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'refusals';
 COMMENT ON FUNCTION api_key_internal.refusals IS 'Every refusal, for the reference.';
 
 -- PostgREST answers 500 to P0002 and 503 to 53400. In its requests the refusal is raised its way

@@ -1,6 +1,6 @@
 -- In Rust (src/pg/caller.rs).
 CREATE FUNCTION api_key_internal.request_identity() RETURNS jsonb
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'request_identity_wrapper';
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'request_identity';
 COMMENT ON FUNCTION api_key_internal.request_identity IS '{subject, user_id, tenant_id, scopes, tier, malformed}: of the key that the transaction acts as, else of the token''s claims.';
 
 CREATE FUNCTION api_key_internal.request_role()
@@ -15,7 +15,7 @@ COMMENT ON FUNCTION api_key_internal.request_role IS 'The role of the request: w
 -- Triggers of ON DELETE CASCADE run as the owner of the table, and may revoke the keys of what is deleted.
 CREATE FUNCTION api_key_internal.in_restricted_operation(p_takes_away boolean) RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED
-AS 'MODULE_PATHNAME', 'in_restricted_operation_wrapper';
+AS 'MODULE_PATHNAME', 'in_restricted_operation';
 COMMENT ON FUNCTION api_key_internal.in_restricted_operation IS 'Whether code of a table''s owner runs in a session of someone else, so that a command is refused.';
 
 -- While ANALYZE, authorize and the like run code of a table's owner, neither the session's rights

@@ -50,7 +50,7 @@ SELECT pg_catalog.pg_extension_config_dump('api_key_internal.keys', '');
 
 -- Helpers in Rust (src/pg/keys.rs).
 CREATE FUNCTION api_key_internal.mask(p_prefix text, p_key_id uuid) RETURNS text
-LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mask_wrapper';
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mask';
 COMMENT ON FUNCTION api_key_internal.mask IS 'A key as it may be shown: its prefix and the first digits of its id.';
 
 CREATE FUNCTION api_key_internal.masked(p_key api_key_internal.keys) RETURNS text

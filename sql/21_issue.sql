@@ -45,12 +45,12 @@ COMMENT ON FUNCTION api_key_internal.active_keys IS 'A user''s active keys in a 
 -- As the newest committed state has them, whatever the isolation level: a key that a REPEATABLE
 -- READ snapshot cannot see still counts against the limit.
 CREATE FUNCTION api_key_internal.count_active_keys_now(p_user_id uuid, p_tier text) RETURNS bigint
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'count_active_keys_now_wrapper';
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'count_active_keys_now';
 COMMENT ON FUNCTION api_key_internal.count_active_keys_now IS 'How many active_keys there are, under a snapshot of this moment.';
 
 -- Not pg_advisory_xact_lock: whoever may call that could take the same lock, and hold it.
 CREATE FUNCTION api_key_internal.lock_tier(p_user_id uuid, p_tier text) RETURNS void
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'lock_tier_wrapper';
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'lock_tier';
 COMMENT ON FUNCTION api_key_internal.lock_tier IS 'Has those who make room for a user''s keys in a tier take turns, to the end of the transaction.';
 
 -- Makes room for one more active key of a user in a tier, or refuses. Callers that make a key

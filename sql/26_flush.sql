@@ -161,7 +161,7 @@ END;
 COMMENT ON FUNCTION api_key_internal.flush_upgrades IS 'Replaces stored hashes by better ones that were kept in memory.';
 
 CREATE FUNCTION api_key.flush_usage() RETURNS void
-LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'flush_usage_wrapper';
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'flush_usage';
 COMMENT ON FUNCTION api_key.flush_usage IS
 $$Has use counts and refusals written now, and waits for it.
 
@@ -171,7 +171,7 @@ Errors: 55000 on a standby or without preloading, 58000 if the worker failed; se
 -- A standby cannot write. What it has counted is carried to the primary by these two, or written
 -- when it is promoted.
 CREATE FUNCTION api_key.export_usage() RETURNS jsonb
-LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'export_usage_wrapper';
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'export_usage';
 COMMENT ON FUNCTION api_key.export_usage IS
 $$Takes out of memory what a standby has counted in this database, for import_usage on its primary.
 

@@ -55,7 +55,7 @@ Takes the key from the header X-API-Key (api_key.header_names), and verifies it 
 Errors: PGRST with the HTTP status: 401 no good key, 400 several keys, 403 address not allowed, 429 too many requests or wrong secrets, 503 no room to hash.$$;
 
 CREATE FUNCTION api_key_internal.is_key_role(p_role text) RETURNS boolean
-LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_key_role_wrapper';
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_key_role';
 COMMENT ON FUNCTION api_key_internal.is_key_role IS 'Whether api_key.key_roles has a role; NULL for NULL.';
 
 CREATE FUNCTION api_key.set_api_key_role(p_key_id api_key.id, p_role name)

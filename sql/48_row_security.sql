@@ -216,7 +216,7 @@ COMMENT ON FUNCTION api_key_internal.check_one_owner IS 'Refuses tables and view
 
 -- In Rust (src/pg/foreign.rs).
 CREATE FUNCTION api_key_internal.run_restricted(p_owner oid, p_command text) RETURNS void
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'run_restricted_wrapper';
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'run_restricted';
 COMMENT ON FUNCTION api_key_internal.run_restricted IS 'Runs one command as a role, in a security-restricted operation.';
 
 -- What holds text of a table's owner comes here, because parsing it runs code. To name the functions of

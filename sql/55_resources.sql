@@ -143,7 +143,7 @@ COMMENT ON FUNCTION api_key_internal.id_operator IS 'The operator that finds a r
 CREATE FUNCTION api_key_internal.holds_for(
     p_table oid, p_owner oid, p_find text, p_id text, p_role oid, p_rule text)
 RETURNS boolean
-LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'holds_for_wrapper';
+LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'holds_for';
 COMMENT ON FUNCTION api_key_internal.holds_for IS 'Whether a rule holds, for a role, for a row that the owner of a table finds.';
 
 CREATE FUNCTION api_key_internal.allows(

@@ -1,35 +1,91 @@
 //! The caller of a command, for sql/16_caller.sql: the identity that the transaction acts as, or what
 //! the token of the request claims where there is none.
 
-use pgrx::prelude::*;
 use serde_json::json;
 
 use super::error::Error;
-use super::gate::setting;
 use super::identity;
+use super::raw::call::sql_function;
+use super::raw::options;
+use super::raw::types::{Array, JsonValue, Str, Text};
 use super::settings;
 use crate::core::claims::Claims;
 use crate::core::refusal::{Kind, Refusal};
 
-/// `{subject, user_id, tenant_id, scopes, tier, malformed}`: `malformed` names the claims that have
-/// another form than they must have.
-#[pg_extern(sql = false)]
-fn request_identity() -> pgrx::JsonB {
-    let identity = identity::current(|identity| {
+sql_function! {
+    /// `{subject, user_id, tenant_id, scopes, tier, malformed}`: `malformed` names the claims that have
+    /// another form than they must have.
+    fn request_identity() -> JsonValue {
+        let identity = identity::current(|identity| {
+            Some(json!({
+                "subject": identity.user_id.map(|id| id.to_string()),
+                "user_id": identity.user_id.map(|id| id.to_string()),
+                "tenant_id": identity.tenant_id.map(|id| id.to_string()),
+                "scopes": identity.scopes,
+                "tier": identity.tier,
+                "malformed": [],
+            }))
+        });
+        identity.unwrap_or_else(claimed)
+    }
+
+    /// The texts of a refusal by its name: `{sqlstate, message, detail, hint}` of the error, and
+    /// `{postgrest: {message, detail}}` with which PostgREST wants SQLSTATE PGRST raised. NULL if there
+    /// is no such refusal.
+    ///
+    /// `required_scopes` are those that a key lacks some of; `detail` replaces the usual one.
+    fn refusal(
+        name: Option<Str>,
+        detail: Option<Str>,
+        required_scopes: Option<Array<Text>>,
+    ) -> Option<JsonValue> {
+        let kind = Kind::named(name?)?;
+        let refusal = if kind == Kind::INSUFFICIENT_SCOPE {
+            let granted = identity::current(|identity| Some(identity.scopes().to_vec()));
+            let required = required_scopes.unwrap_or_default();
+            let text = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+            let required: Vec<_> = required.into_iter().map(|scope| scope.map(text)).collect();
+            Refusal::insufficient_scope(&required, &granted.unwrap_or_default())
+        } else if kind == Kind::KEY_REQUIRED {
+            Refusal::no_key(&settings::header_names().join(" or "))
+        } else {
+            Refusal::from(kind)
+        };
+        let refusal = match detail {
+            Some(detail) => refusal.with_detail(detail.to_owned()),
+            None => refusal,
+        };
+        let [sqlstate, error, detail, hint] = refusal.error();
+        let (message, postgrest_detail) = refusal.message_and_detail();
         Some(json!({
-            "subject": identity.user_id.map(|id| id.to_string()),
-            "user_id": identity.user_id.map(|id| id.to_string()),
-            "tenant_id": identity.tenant_id.map(|id| id.to_string()),
-            "scopes": identity.scopes,
-            "tier": identity.tier,
-            "malformed": [],
+            "sqlstate": sqlstate,
+            "message": error,
+            "detail": detail,
+            "hint": hint,
+            "postgrest": { "message": message, "detail": postgrest_detail },
         }))
-    });
-    pgrx::JsonB(identity.unwrap_or_else(claimed))
+    }
+
+    /// Every refusal, as the reference documents them.
+    fn refusals() -> JsonValue {
+        let kinds = Kind::ALL.iter().map(|kind| {
+            json!({
+                "name": kind.name,
+                "sqlstate": kind.sqlstate,
+                "status": kind.status,
+                "code": kind.code,
+                "message": kind.message,
+                "detail": kind.detail,
+                "hint": kind.hint,
+                "header": format!("{:?}", kind.header),
+            })
+        });
+        kinds.collect()
+    }
 }
 
 fn claimed() -> serde_json::Value {
-    let claims = Claims::read(&setting(c"request.jwt.claims"))
+    let claims = Claims::read(&options::get(c"request.jwt.claims"))
         .unwrap_or_else(|_not_json| Error::RequestClaims.raise());
     let malformed = [
         ("sub", claims.user_id.is_malformed()),
@@ -46,58 +102,4 @@ fn claimed() -> serde_json::Value {
         "tier": claims.tier.value(),
         "malformed": malformed,
     })
-}
-
-/// The texts of a refusal by its name: `{sqlstate, message, detail, hint}` of the error, and
-/// `{postgrest: {message, detail}}` with which PostgREST wants SQLSTATE PGRST raised. NULL if there is
-/// no such refusal.
-///
-/// `required_scopes` are those that a key lacks some of; `detail` replaces the usual one.
-#[pg_extern(sql = false)]
-fn refusal(
-    name: &str,
-    detail: Option<String>,
-    required_scopes: Option<Vec<Option<String>>>,
-) -> Option<pgrx::JsonB> {
-    let kind = Kind::named(name)?;
-    let refusal = if kind == Kind::INSUFFICIENT_SCOPE {
-        let granted = identity::current(|identity| Some(identity.scopes().to_vec()));
-        let required = required_scopes.unwrap_or_default();
-        Refusal::insufficient_scope(&required, &granted.unwrap_or_default())
-    } else if kind == Kind::KEY_REQUIRED {
-        Refusal::no_key(&settings::header_names().join(" or "))
-    } else {
-        Refusal::from(kind)
-    };
-    let refusal = match detail {
-        Some(detail) => refusal.with_detail(detail),
-        None => refusal,
-    };
-    let [sqlstate, error, detail, hint] = refusal.error();
-    let (message, postgrest_detail) = refusal.message_and_detail();
-    Some(pgrx::JsonB(json!({
-        "sqlstate": sqlstate,
-        "message": error,
-        "detail": detail,
-        "hint": hint,
-        "postgrest": { "message": message, "detail": postgrest_detail },
-    })))
-}
-
-/// Every refusal, as the reference documents them.
-#[pg_extern(sql = false)]
-fn refusals() -> pgrx::JsonB {
-    let kinds = Kind::ALL.iter().map(|kind| {
-        json!({
-            "name": kind.name,
-            "sqlstate": kind.sqlstate,
-            "status": kind.status,
-            "code": kind.code,
-            "message": kind.message,
-            "detail": kind.detail,
-            "hint": kind.hint,
-            "header": format!("{:?}", kind.header),
-        })
-    });
-    pgrx::JsonB(kinds.collect())
 }

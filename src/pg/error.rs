@@ -4,6 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
 use crate::core::hash::HashError;
+use crate::core::jsonb::TooLong;
 use crate::core::refusal::Kind;
 
 /// What can go wrong besides a caller's mistake. No variant holds a secret or a hash.
@@ -24,6 +25,9 @@ pub enum Error {
     /// An answer that no jsonb holds.
     #[error("the answer is too long")]
     TooLong,
+    /// A query of ours has other parameters or columns than it must have.
+    #[error("a query of api_key has other types than its library")]
+    Parameters,
     /// The extension's tables are not there.
     #[error("the extension api_key is not installed in this database")]
     NotInstalled,
@@ -77,6 +81,12 @@ pub enum Error {
     SeveralCommands,
 }
 
+impl From<TooLong> for Error {
+    fn from(_: TooLong) -> Self {
+        Self::TooLong
+    }
+}
+
 impl From<HashError> for Error {
     fn from(error: HashError) -> Self {
         match error {
@@ -113,6 +123,11 @@ impl Error {
                 PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
                 "A jsonb object holds less than 256 MiB.",
                 "Require fewer scopes.",
+            ),
+            Self::Parameters => (
+                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                "A parameter or a column is of another type.",
+                "After an upgrade, restart the server and run ALTER EXTENSION api_key UPDATE.",
             ),
             Self::NotInstalled => (
                 PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,

@@ -1,41 +1,38 @@
 //! Rate limits: definitions are rows (sql/45_rate_limits.sql), read at each use; what was taken of
 //! them is in shared memory.
 
-use pgrx::pg_sys;
-use pgrx::prelude::*;
 use uuid::Uuid;
 
-use super::array;
-use super::call::{argument, sql_function};
-use super::error::Error;
-use super::jsonb::{self, Value};
+use super::error::{Error, OrRaise};
 use super::memory::{self, Counter, State, Table};
+use super::raw::call::sql_function;
+use super::raw::jsonb;
 use super::raw::like::is_like;
+use super::raw::relation::relation;
+use super::raw::scan::{Row, Scan};
 use super::raw::server;
-use super::relation::{Row, Scan};
-use super::rows;
+use super::raw::types::{Int4, Int8, Jsonb, Text};
+use super::rows::{self, Keys};
 use crate::core::gcra::Rate;
+use crate::core::jsonb::{Value, object};
 use crate::core::memo::Tag;
 use crate::core::refusal::{Standing, seconds};
 use crate::core::subject::Subject;
 use crate::core::table::Full;
-use crate::relation;
-
-sql_function!(check_rate_limit, pg_finfo_check_rate_limit, check);
 
 relation! {
-    /// The columns of the definitions.
-    Column, 2, "rate_limits" {
-        Name "name" TEXTOID,
-        MaxRequests "max_requests" INT4OID,
-        Period "period" INT8OID,
-        Burst "burst" INT4OID,
-        Per "per" TEXTOID,
-        Tier "tier" TEXTOID,
-        Method "method" TEXTOID,
-        Path "path" TEXTOID,
+    /// The table of the definitions.
+    Definitions, 2, "rate_limits" {
+        NAME "name" Text,
+        MAX_REQUESTS "max_requests" Int4,
+        PERIOD "period" Int8,
+        BURST "burst" Int4,
+        PER "per" Text,
+        TIER "tier" Text,
+        METHOD "method" Text,
+        PATH "path" Text,
     }
-    "rate_limits_pkey" on Name;
+    "rate_limits_pkey" on NAME;
 }
 
 /// What a limit of requests is counted by.
@@ -92,29 +89,24 @@ impl Limit {
     /// The definition of this name.
     pub fn find(name: &[u8]) -> Option<Self> {
         let mut found = None;
-        // SAFETY: a text is a varlena as a bytea is.
-        let scan = unsafe { Scan::by(Column::Name, name.into_datum()?) };
-        scan.each(|row| found = Some(Self::read(row)));
+        Scan::by(Definitions::NAME.equals(name)).each(|row| found = Some(Self::read(row)));
         found
     }
 
-    fn read(row: &Row<Column>) -> Self {
-        let text = |column| row.text(column).map(<[u8]>::to_vec);
+    fn read(row: &Row<Definitions>) -> Self {
+        let text = |column| row.get(column).map(<[u8]>::to_vec);
         // A table's constraints have them positive; whatever else is there allows least.
-        let number = |column| row.datum(column).map_or(0, pg_sys::Datum::value);
-        let count = |column| u32::try_from(number(column)).unwrap_or(1);
+        let count = |column| u32::try_from(row.get(column).unwrap_or_default()).unwrap_or(1);
+        let name = row.get(Definitions::NAME).unwrap_or_default();
         Self {
-            name: String::from_utf8_lossy(row.text(Column::Name).unwrap_or_default()).into_owned(),
-            max_requests: count(Column::MaxRequests),
-            period: i64::try_from(number(Column::Period))
-                .ok()
-                .filter(|n| *n > 0)
-                .unwrap_or(i64::MAX),
-            burst: count(Column::Burst),
-            per: row.text(Column::Per).and_then(Per::from_name),
-            tier: text(Column::Tier),
-            method: text(Column::Method),
-            path: text(Column::Path),
+            name: String::from_utf8_lossy(name).into_owned(),
+            max_requests: count(Definitions::MAX_REQUESTS),
+            period: row.get(Definitions::PERIOD).filter(|n| *n > 0).unwrap_or(i64::MAX),
+            burst: count(Definitions::BURST),
+            per: row.get(Definitions::PER).and_then(Per::from_name),
+            tier: text(Definitions::TIER),
+            method: text(Definitions::METHOD),
+            path: text(Definitions::PATH),
         }
     }
 
@@ -252,41 +244,37 @@ fn owner(subject: &[u8]) -> Option<Uuid> {
     let id = Uuid::try_parse_ascii(subject).ok()?;
     let mut text = Uuid::encode_buffer();
     let is_same = id.hyphenated().encode_lower(&mut text).as_bytes() == subject;
-    rows::Row::find(id).filter(|_| is_same)?.uuid(rows::Column::UserId)
+    rows::Row::find(id).filter(|_| is_same)?.get(Keys::USER_ID)
 }
 
-/// `check_rate_limit(p_name text, p_subject text, p_cost integer)`
-unsafe fn check(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
-    // SAFETY: sql/45_rate_limits.sql declares three arguments of these types.
-    let (name, subject, cost) = unsafe {
-        (
-            argument(fcinfo, 0).map(|datum| array::text_bytes(datum)),
-            argument(fcinfo, 1).map(|datum| array::text_bytes(datum)),
-            argument(fcinfo, 2).and_then(|datum| i32::from_datum(datum, false)),
-        )
-    };
-    let cost = cost.and_then(|cost| u32::try_from(cost).ok()).filter(|cost| *cost > 0);
-    let Some(subject) = subject else {
-        Error::NoSubject.raise();
-    };
-    let Some(cost) = cost else {
-        Error::RateLimitCost.raise();
-    };
-    let Some(limit) = name.and_then(Limit::find) else {
-        Error::NoSuchRateLimit.raise();
-    };
-    let owner = if limit.per == Some(Per::Key) { owner(subject) } else { None };
-    let (standing, taken) = limit.check(limit.subject(subject, owner), cost);
-    let retry_after = match taken {
-        Ok(()) => jsonb::integer(0),
-        Err(_) if cost > limit.burst => Value::Null,
-        Err(wait) => jsonb::integer(seconds(wait).max(1)),
-    };
-    Some(jsonb::object(&mut [
-        ("allowed", Value::Bool(taken.is_ok())),
-        ("limit", jsonb::integer(limit.max_requests.into())),
-        ("remaining", jsonb::integer(standing.rate.remaining(standing.arrival, standing.now))),
-        ("retry_after", retry_after),
-        ("reset", jsonb::integer(seconds(standing.rate.reset(standing.arrival, standing.now)))),
-    ]))
+sql_function! {
+    /// Counts a use of a rate limit by its name.
+    fn check_rate_limit(name: Option<Text>, subject: Option<Text>, cost: Option<Int4>) -> Jsonb {
+        let cost = cost.and_then(|cost| u32::try_from(cost).ok()).filter(|cost| *cost > 0);
+        let Some(subject) = subject else {
+            Error::NoSubject.raise();
+        };
+        let Some(cost) = cost else {
+            Error::RateLimitCost.raise();
+        };
+        let Some(limit) = name.and_then(Limit::find) else {
+            Error::NoSuchRateLimit.raise();
+        };
+        let owner = if limit.per == Some(Per::Key) { owner(subject) } else { None };
+        let (standing, taken) = limit.check(limit.subject(subject, owner), cost);
+        let retry_after = match taken {
+            Ok(()) => jsonb::integer(0),
+            Err(_) if cost > limit.burst => Value::Null,
+            Err(wait) => jsonb::integer(seconds(wait).max(1)),
+        };
+        let reset = standing.rate.reset(standing.arrival, standing.now);
+        object(&mut [
+            ("allowed", Value::Bool(taken.is_ok())),
+            ("limit", jsonb::integer(limit.max_requests.into())),
+            ("remaining", jsonb::integer(standing.rate.remaining(standing.arrival, standing.now))),
+            ("retry_after", retry_after),
+            ("reset", jsonb::integer(seconds(reset))),
+        ])
+        .or_raise()
+    }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use hmac::Hmac;
 use hmac::digest::{FixedOutput, KeyInit, Update};
-use pgrx::prelude::*;
+use pgrx::log;
 use rand::TryRng;
 use rand::rngs::SysRng;
 use sha2::Sha256;
@@ -21,7 +21,9 @@ use super::command::{self, Failure};
 use super::error::{Error, OrRaise};
 use super::locks::Lock;
 use super::memory::{self, CommandStatus};
+use super::raw::call::sql_function;
 use super::raw::server;
+use super::raw::types::Str;
 use super::settings;
 use crate::core::handle::Handle;
 use crate::core::legacy::Scheme;
@@ -232,8 +234,7 @@ impl Command<'_> {
 /// Whether `statement_timeout` would interrupt a command that has run for so long, in microseconds. The
 /// statement began a little before the command did.
 fn is_too_short(lasted: i64) -> bool {
-    // SAFETY: reads a setting of this process.
-    let timeout = i64::from(unsafe { pg_sys::StatementTimeout }) * 1000;
+    let timeout = i64::from(server::statement_timeout()) * 1000;
     timeout != 0 && timeout <= lasted + lasted / 8 + 50_000
 }
 
@@ -266,9 +267,10 @@ impl Drop for Run<'_> {
     }
 }
 
-/// The fingerprint of the root key, which is made if this database has had none.
-#[pg_extern(sql = false)]
-fn root_key_fingerprint() -> String {
-    let make = super::rows::root_key_fingerprint().is_none();
-    RootKey::load(make).or_raise().fingerprint()
+sql_function! {
+    /// The fingerprint of the root key, which is made if this database has had none.
+    fn root_key_fingerprint() -> Str {
+        let make = super::rows::root_key_fingerprint().is_none();
+        RootKey::load(make).or_raise().fingerprint()
+    }
 }

@@ -10,7 +10,7 @@ use super::hash_slots::HashSlot;
 use super::legacy;
 use super::memory::{Counter, State, text_handle};
 use super::raw::server;
-use super::rows::{Column, Row};
+use super::rows::{Keys, Row};
 use super::settings;
 use super::verify::{Candidate, Suspects};
 use crate::core::handle::{Handle, TextHandle};
@@ -35,7 +35,7 @@ pub fn run<'a>(
     let scan = Scan::begin(state, handle, now);
     let mut known = legacy::known_text(state, handle);
     'pages: while !suspects.rows.is_empty() {
-        pgrx::check_for_interrupts!();
+        server::check_for_interrupts();
         // Nothing is read from tables while this one holds a slot: there might be a lock to wait for,
         // of a process that waits for a slot.
         let mut held = None;
@@ -164,6 +164,6 @@ impl<'a> Scan<'a> {
 }
 
 fn cursor(row: &Row) -> Option<Cursor> {
-    let prefix = row.text(Column::LegacyPrefix)?.len();
-    row.uuid(Column::KeyId).map(|key_id| Cursor::new(prefix, key_id))
+    let prefix = row.get(Keys::LEGACY_PREFIX)?.len();
+    row.get(Keys::KEY_ID).map(|key_id| Cursor::new(prefix, key_id))
 }

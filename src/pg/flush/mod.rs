@@ -10,13 +10,13 @@ mod worker;
 
 use std::time::{Duration, Instant};
 
-use pgrx::prelude::*;
-
 use super::error::Error;
 use super::foreign;
 use super::memory;
 use super::raw::background::{self, background_workers};
+use super::raw::call::sql_function;
 use super::raw::server;
+use super::raw::types::{JsonValue, Void};
 use super::usage;
 
 background_workers! {
@@ -34,37 +34,39 @@ pub fn register() {
     background::register("api_key launcher", "api_key_launcher_main");
 }
 
-/// Has everything written now, and waits for it.
-#[pg_extern(sql = false)]
-fn flush_usage() {
-    if !memory::is_preloaded() || server::is_standby() {
-        Error::NothingToFlush.raise();
-    }
-    memory::with(|state| {
-        let begun = Instant::now();
-        let ticket = state.flush.request();
-        while !state.flush.is_done(ticket) {
-            // It needs a moment to start, with the server or anew.
-            if !state.flush.has_launcher() && begun.elapsed() > LAUNCHER_START {
-                Error::NoLauncher.raise();
+sql_function! {
+    /// Has everything written now, and waits for it.
+    fn flush_usage() -> Void {
+        if !memory::is_preloaded() || server::is_standby() {
+            Error::NothingToFlush.raise();
+        }
+        memory::with(|state| {
+            let begun = Instant::now();
+            let ticket = state.flush.request();
+            while !state.flush.is_done(ticket) {
+                // It needs a moment to start, with the server or anew.
+                if !state.flush.has_launcher() && begun.elapsed() > LAUNCHER_START {
+                    Error::NoLauncher.raise();
+                }
+                state.flush.wake();
+                server::sleep(POLL);
+                server::check_for_interrupts();
             }
-            state.flush.wake();
-            server::sleep(POLL);
-            pgrx::check_for_interrupts!();
-        }
-        if state.flush.is_failing(server::database()) {
-            Error::FlushFailed.raise();
-        }
-    });
+            if state.flush.is_failing(server::database()) {
+                Error::FlushFailed.raise();
+            }
+        });
+    }
 }
 
-/// Takes out what a standby has counted for this database, for `import_usage` on the primary.
-#[pg_extern(sql = false)]
-fn export_usage() -> pgrx::JsonB {
-    if foreign::is_restricted() {
-        Error::NotHere.raise();
+sql_function! {
+    /// Takes out what a standby has counted for this database, for `import_usage` on the primary.
+    fn export_usage() -> JsonValue {
+        if foreign::is_restricted() {
+            Error::NotHere.raise();
+        }
+        let database = server::database();
+        let drained = memory::with(|state| usage::drain(state, |of| of == database));
+        serde_json::to_value(drained.records()).unwrap_or_default()
     }
-    let database = server::database();
-    let drained = memory::with(|state| usage::drain(state, |of| of == database));
-    pgrx::JsonB(serde_json::to_value(drained.records()).unwrap_or_default())
 }

@@ -1,6 +1,7 @@
 //! The server, and this process of it.
 
 use std::cell::RefCell;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use pgrx::pg_sys;
@@ -70,6 +71,41 @@ pub fn sleep(most: Duration) {
         pg_sys::WaitLatch(pg_sys::MyLatch, events, milliseconds, pg_sys::PG_WAIT_EXTENSION);
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
+}
+
+/// Sleeps until woken or until there is something to read, for at most so long.
+pub fn wait_for(readable: Option<&impl AsRawFd>, most: Duration) {
+    let socket = if readable.is_some() { pg_sys::WL_SOCKET_READABLE } else { 0 };
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH | socket;
+    // SAFETY: waits for this process's own latch, which interrupts set, and for a file that stays open
+    // meanwhile.
+    unsafe {
+        pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            events.cast_signed(),
+            readable.map_or(pg_sys::PGINVALID_SOCKET, AsRawFd::as_raw_fd),
+            i64::try_from(most.as_millis()).unwrap_or(1),
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+}
+
+/// Raises an error if the query was cancelled or the session is to end.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
+}
+
+/// `statement_timeout` in milliseconds; 0 if there is none.
+pub fn statement_timeout() -> i32 {
+    // SAFETY: reads a setting.
+    unsafe { pg_sys::StatementTimeout }
+}
+
+/// The most processes that the server runs at a time.
+pub fn max_backends() -> usize {
+    // SAFETY: set before libraries are asked for the shared memory that they need.
+    usize::try_from(unsafe { pg_sys::MaxBackends }).unwrap_or(0)
 }
 
 thread_local! {

@@ -1,13 +1,13 @@
-//! One-dimensional reading of array and varlena datums, without copying elements.
+//! Values of variable length and arrays, read without copying elements.
 
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::varlena::{varatt_is_1b_e, varatt_is_4b_c, varlena_to_byte_slice};
 
 /// The bytes of a text datum, without checking their encoding.
 ///
 /// # Safety
 /// `datum` is a text or another varlena, and lives as long as `'a`: in the caller's memory context.
-pub unsafe fn text_bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+pub unsafe fn bytes<'a>(datum: Datum) -> &'a [u8] {
     // SAFETY: by the caller's promise a varlena; detoasting copies into the current context.
     unsafe {
         let mut varlena = datum.cast_mut_ptr();
@@ -19,14 +19,17 @@ pub unsafe fn text_bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     }
 }
 
-/// The elements of an array datum, `None` for a NULL among them.
+/// The elements of an array datum as `read` reads them, `None` for a NULL among them.
 ///
 /// # Safety
-/// `datum` is an array of `element_type`, which is text or inet.
-pub unsafe fn elements(
-    datum: pg_sys::Datum,
-    element_type: pg_sys::Oid,
-) -> Vec<Option<pg_sys::Datum>> {
+/// `datum` is an array of `element`, which is text, inet or uuid; `read` reads that type.
+pub unsafe fn elements<T>(datum: Datum, element: Oid, read: impl Fn(Datum) -> T) -> Vec<Option<T>> {
+    // text and inet are aligned as int, a uuid as char (pg_type.dat).
+    let (length, alignment) = if element == pg_sys::UUIDOID {
+        (16, pg_sys::TYPALIGN_CHAR)
+    } else {
+        (-1, pg_sys::TYPALIGN_INT)
+    };
     let mut datums = std::ptr::null_mut();
     let mut nulls = std::ptr::null_mut();
     let mut count = 0;
@@ -35,31 +38,16 @@ pub unsafe fn elements(
         let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
         pg_sys::deconstruct_array(
             array,
-            element_type,
-            -1,
+            element,
+            length,
             false,
-            // text and inet both are aligned as int.
-            pg_sys::TYPALIGN_INT.cast_signed(),
+            alignment.cast_signed(),
             &mut datums,
             &mut nulls,
             &mut count,
         );
         (0..usize::try_from(count).unwrap_or(0))
-            .map(|at| (!*nulls.add(at)).then(|| *datums.add(at)))
-            .collect()
-    }
-}
-
-/// The elements of a text array, as [`text_bytes`].
-///
-/// # Safety
-/// `datum` is a text array, and lives as long as `'a`.
-pub unsafe fn texts<'a>(datum: pg_sys::Datum) -> Vec<Option<&'a [u8]>> {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        elements(datum, pg_sys::TEXTOID)
-            .into_iter()
-            .map(|element| element.map(|text| text_bytes(text)))
+            .map(|at| (!*nulls.add(at)).then(|| read(*datums.add(at))))
             .collect()
     }
 }
