@@ -112,10 +112,9 @@ installcheck: ## Run the SQL tests and races against a running server (PGHOST, P
 	tests/regress
 
 # Files of src/pg that may run queries. foreign, resources and references do so as the owner of a table, see
-# src/pg/foreign.rs; keys and flush/worker call functions of ours, which name tables of ours only.
-MAY_QUERY = flush/worker foreign keys raw/spi references resources
+# src/pg/foreign.rs; keys/functions and flush/worker call functions of ours, which name tables of ours only.
+MAY_QUERY = flush/worker foreign keys/functions raw/spi references resources
 
-# ARCHITECTURE=1 checks besides that no modules import each other in a circle, and where unsafe code is.
 lint: prerequisites-lint ## Check formatting, clippy, crates, who runs queries, and the shell scripts
 	cargo fmt --check
 	cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
@@ -127,9 +126,7 @@ lint: prerequisites-lint ## Check formatting, clippy, crates, who runs queries, 
 		echo 'these run queries: if none touches a table of an application, add them to MAY_QUERY' >&2; \
 		exit 1; fi
 	.tools/bin/cargo-deny --locked --log-level error check licenses bans sources
-ifdef ARCHITECTURE
 	cargo test --no-default-features --test architecture
-endif
 	shellcheck $(SCRIPTS)
 	@if [ "$$(grep -c '"version": "$(VERSION)"' META.json)" -ne 2 ]; then \
 		echo 'META.json and Cargo.toml disagree about the version' >&2; exit 1; fi
