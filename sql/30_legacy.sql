@@ -8,7 +8,7 @@ CREATE UNIQUE INDEX keys_imported_handle ON api_key_internal.keys (imported_hand
 CREATE INDEX keys_legacy_prefix ON api_key_internal.keys (legacy_prefix, key_id)
     WHERE lookup_handle IS NULL AND legacy_prefix IS NOT NULL;
 CREATE INDEX keys_bare_hash ON api_key_internal.keys (legacy_scheme, key_id)
-    WHERE secret_hash LIKE '{%' AND secret_hash NOT LIKE '%$argon2id$%';
+    WHERE api_key_internal.hash_stage(secret_hash) = 'bare';
 
 -- The root key itself is not in the database. Its fingerprint is, so that another one is noticed.
 CREATE TABLE api_key_internal.root_key (
@@ -433,11 +433,10 @@ AS $$
 DECLARE
     c_batch CONSTANT integer := 1000;
     v_rows jsonb;
-    v_row jsonb;
     v_answer jsonb;
     v_schemes jsonb := '{}';
     v_number bigint := 0;
-    -- Which take a second with argon2id, and some with bcrypt.
+    -- So many hashes take a second with argon2id, and some seconds with bcrypt.
     c_crowd CONSTANT bigint := 32;
 BEGIN
     IF p_scheme IS NULL AND (p_columns ? 'scheme') IS FALSE THEN
@@ -446,30 +445,21 @@ BEGIN
             HINT = 'Pass a scheme, or auto to have each hash told by its form.';
     END IF;
 
-    v_rows := '[]';
-    FOR v_row IN SELECT r FROM api_key.read_key_rows(p_source, p_columns) AS r LOOP
-        v_number := v_number + 1;
-        v_rows := v_rows || v_row;
-        IF v_number % c_batch = 0 THEN
-            v_answer := api_key.import_key_rows(
-                v_rows, p_scheme, p_source::text, v_number - c_batch + 1);
-            v_schemes := (
-                SELECT coalesce(jsonb_object_agg(scheme, n), '{}') FROM (
-                    SELECT key AS scheme, sum(value::bigint) AS n
-                    FROM (SELECT * FROM jsonb_each_text(v_schemes)
-                          UNION ALL SELECT * FROM jsonb_each_text(v_answer -> 'schemes')) AS counts
-                    GROUP BY key) AS sums);
-            v_rows := '[]';
-        END IF;
+    FOR v_rows IN
+        SELECT jsonb_agg(r ORDER BY n)
+        FROM (SELECT r, row_number() OVER () AS n
+              FROM api_key.read_key_rows(p_source, p_columns) AS r) AS numbered
+        GROUP BY (n - 1) / c_batch ORDER BY (n - 1) / c_batch
+    LOOP
+        v_answer := api_key.import_key_rows(v_rows, p_scheme, p_source::text, v_number + 1);
+        v_number := v_number + jsonb_array_length(v_rows);
+        v_schemes := (
+            SELECT coalesce(jsonb_object_agg(scheme, n), '{}') FROM (
+                SELECT key AS scheme, sum(value::bigint) AS n
+                FROM (SELECT * FROM jsonb_each_text(v_schemes)
+                      UNION ALL SELECT * FROM jsonb_each_text(v_answer -> 'schemes')) AS counts
+                GROUP BY key) AS sums);
     END LOOP;
-    v_answer := api_key.import_key_rows(
-        v_rows, p_scheme, p_source::text, v_number - jsonb_array_length(v_rows) + 1);
-    v_schemes := (
-                SELECT coalesce(jsonb_object_agg(scheme, n), '{}') FROM (
-                    SELECT key AS scheme, sum(value::bigint) AS n
-                    FROM (SELECT * FROM jsonb_each_text(v_schemes)
-                          UNION ALL SELECT * FROM jsonb_each_text(v_answer -> 'schemes')) AS counts
-                    GROUP BY key) AS sums);
 
     RAISE NOTICE 'imported % keys: %', v_number, v_schemes;
     IF (v_answer ->> 'no_prefix')::bigint > 0 THEN
@@ -523,8 +513,7 @@ BEGIN
         -- Sessions that share the job skip each other's rows.
         FOR v_key IN
             SELECT k.key_id, k.secret_hash FROM api_key_internal.keys AS k
-            WHERE k.secret_hash OPERATOR(pg_catalog.~~) '{%'
-              AND k.secret_hash OPERATOR(pg_catalog.!~~) '%$argon2id$%'
+            WHERE api_key_internal.hash_stage(k.secret_hash) OPERATOR(pg_catalog.=) 'bare'
             LIMIT p_batch_size
             FOR UPDATE SKIP LOCKED
         LOOP
@@ -541,15 +530,13 @@ BEGIN
         WHERE r.run_id OPERATOR(pg_catalog.=) v_run;
         COMMIT;
         SELECT pg_catalog.count(*) INTO v_remaining FROM api_key_internal.keys AS k
-        WHERE k.secret_hash OPERATOR(pg_catalog.~~) '{%'
-          AND k.secret_hash OPERATOR(pg_catalog.!~~) '%$argon2id$%';
+        WHERE api_key_internal.hash_stage(k.secret_hash) OPERATOR(pg_catalog.=) 'bare';
         RAISE NOTICE 'wrapped % keys, % remain', v_wrapped, v_remaining;
         EXIT WHEN v_remaining OPERATOR(pg_catalog.=) 0;
         IF v_batch OPERATOR(pg_catalog.=) 0 THEN
             -- Rows that remain are another session's: waits for it, in case it gives up.
             PERFORM FROM api_key_internal.keys AS k
-            WHERE k.secret_hash OPERATOR(pg_catalog.~~) '{%'
-              AND k.secret_hash OPERATOR(pg_catalog.!~~) '%$argon2id$%'
+            WHERE api_key_internal.hash_stage(k.secret_hash) OPERATOR(pg_catalog.=) 'bare'
             LIMIT 1
             FOR UPDATE;
             COMMIT;
@@ -568,11 +555,12 @@ WITH counted AS (
     SELECT
         legacy_scheme AS scheme,
         pg_catalog.count(*) AS total,
-        pg_catalog.count(*) FILTER (WHERE secret_hash LIKE '{%$argon2id$%') AS wrapped,
-        pg_catalog.count(*) FILTER (WHERE secret_hash NOT LIKE '{%') AS upgraded,
-        pg_catalog.count(*) FILTER (
-            WHERE secret_hash LIKE '{%' AND secret_hash NOT LIKE '%$argon2id$%') AS remaining
-    FROM api_key_internal.keys WHERE legacy_scheme IS NOT NULL GROUP BY legacy_scheme
+        pg_catalog.count(*) FILTER (WHERE stage = 'wrapped') AS wrapped,
+        pg_catalog.count(*) FILTER (WHERE stage = 'own') AS upgraded,
+        pg_catalog.count(*) FILTER (WHERE stage = 'bare') AS remaining
+    FROM (SELECT legacy_scheme, api_key_internal.hash_stage(secret_hash) AS stage
+          FROM api_key_internal.keys WHERE legacy_scheme IS NOT NULL) AS hashes
+    GROUP BY legacy_scheme
 ), speed AS (
     -- Of the runs that got further in the last minute.
     SELECT pg_catalog.sum(wrapped / nullif(EXTRACT(epoch FROM updated_at - started_at), 0))::numeric(12, 1)

@@ -1,6 +1,7 @@
 //! Helpers of sql/20_keys.sql and sql/21_issue.sql: the text of a key, its secret and its state.
 
 use crate::core::jsonb::object;
+use crate::core::legacy::{self, Stage};
 use crate::core::verdict::Validity;
 use crate::core::{key, scope};
 use crate::pg::error::OrRaise;
@@ -44,6 +45,16 @@ sql_function! {
             ("secret_hash", hash.as_bytes().into()),
         ]);
         Some(minted.or_raise())
+    }
+
+    /// How far a stored hash is on its way to argon2id of the text itself: bare, wrapped or own.
+    fn hash_stage(stored: Str) -> Str {
+        Stage::of(stored).as_str().to_owned()
+    }
+
+    /// Whether the secret of this version is the text that an imported key came with.
+    fn is_legacy_secret(scheme: Option<Text>, version: Int4) -> Bool {
+        legacy::is_legacy_secret(scheme.is_some(), version.into())
     }
 
     /// The state of a key at this moment.

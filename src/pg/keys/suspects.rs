@@ -66,15 +66,15 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// The hashes of a row that a secret may match. The text of a legacy key is its first secret;
-    /// all others are ours.
+    /// The hashes of a row that a secret may match. The text of a legacy key is its first
+    /// secret; all others are ours.
     fn of(row: usize, of: &Row, legacy: bool, now: i64) -> impl Iterator<Item = Self> {
-        let first_is_legacy = !of.is_null(Keys::LEGACY_SCHEME);
+        let is_imported = !of.is_null(Keys::LEGACY_SCHEME);
         let version = of.secret_version();
         let in_grace = of.get(Keys::GRACE_EXPIRES_AT).is_some_and(|until| now < until);
         let current = Self { row, column: Keys::SECRET_HASH, by_previous_secret: false };
         let previous = Self { row, column: Keys::PREVIOUS_SECRET_HASH, by_previous_secret: true };
-        let is_ours = |version: i64| !(first_is_legacy && version == 1);
+        let is_ours = |version| !core::legacy::is_legacy_secret(is_imported, version);
         [
             Some(current).filter(|_| is_ours(version) != legacy),
             Some(previous).filter(|_| in_grace && is_ours(version - 1) != legacy),
