@@ -40,7 +40,7 @@ BEGIN
     INSERT INTO api_key_internal.audit_log
         (event, actor_role, actor_user_id, key_id, user_id, tenant_id, details)
     VALUES
-        (p_event, api_key_internal.request_role(), api_key_internal.claims() ->> 'sub',
+        (p_event, api_key_internal.request_role(), api_key_internal.request_identity() ->> 'subject',
          p_key_id, p_user_id, p_tenant_id, coalesce(p_details, '{}'));
 END
 $$;

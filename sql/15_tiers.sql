@@ -1,5 +1,5 @@
 CREATE TABLE api_key_internal.tiers (
-    name text PRIMARY KEY CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$'),
+    name text PRIMARY KEY CHECK (api_key_internal.is_label(name)),
     max_active_keys integer CHECK (max_active_keys >= 1),
     on_excess text NOT NULL CHECK (on_excess IN ('reject', 'deactivate_oldest'))
 );
@@ -22,18 +22,13 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF p_name IS NULL OR p_name !~ '^[A-Za-z0-9_.-]{1,63}$' THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_name',
-            DETAIL = 'A tier is named by 1 to 63 of the characters A-Z a-z 0-9 _ . -',
-            HINT = 'Call define_tier with such a name.';
-    ELSIF p_max_active_keys < 1 THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_max_active_keys',
-            DETAIL = 'It is less than 1.',
-            HINT = 'Pass how many active keys a user may have, or NULL for any number.';
+    PERFORM api_key_internal.check_label('p_name', p_name, 'A tier');
+    IF p_max_active_keys < 1 THEN
+        PERFORM api_key_internal.refuse_argument('p_max_active_keys', 'It is less than 1.',
+            'Pass how many active keys a user may have, or NULL for any number.');
     ELSIF p_on_excess IS NULL OR p_on_excess NOT IN ('reject', 'deactivate_oldest') THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_on_excess',
-            DETAIL = 'It is neither reject nor deactivate_oldest.',
-            HINT = 'Pass one of the two.';
+        PERFORM api_key_internal.refuse_argument('p_on_excess', 'It is neither reject nor deactivate_oldest.',
+            'Pass one of the two.');
     END IF;
     INSERT INTO api_key_internal.tiers AS t (name, max_active_keys, on_excess)
     VALUES (p_name, p_max_active_keys, p_on_excess)

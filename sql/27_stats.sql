@@ -1,5 +1,5 @@
 CREATE FUNCTION api_key.counters() RETURNS jsonb
-LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'counters_wrapper';
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'counters';
 COMMENT ON FUNCTION api_key.counters IS 'What api_key.stats shows, as one object.';
 
 CREATE VIEW api_key.stats AS

@@ -31,19 +31,19 @@ COMMENT ON TABLE api_key_internal.migration_runs IS 'Calls of migrate_legacy_has
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.migration_runs', 'WHERE false');
 
 CREATE FUNCTION api_key_internal.root_key_fingerprint() RETURNS text
-LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'root_key_fingerprint_wrapper';
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'root_key_fingerprint';
 COMMENT ON FUNCTION api_key_internal.root_key_fingerprint IS 'The fingerprint of the root key, which is made if there is none.';
 
 CREATE FUNCTION api_key_internal.legacy_credential(p_hash text, p_scheme text) RETURNS jsonb
-LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'legacy_credential_wrapper';
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'legacy_credential';
 COMMENT ON FUNCTION api_key_internal.legacy_credential IS '{scheme, stored, handle, imported} of a hash from elsewhere; NULL if it is not one of the scheme.';
 
 CREATE FUNCTION api_key_internal.wrap_hash(p_stored text) RETURNS text
-LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'wrap_hash_wrapper';
+LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'wrap_hash';
 COMMENT ON FUNCTION api_key_internal.wrap_hash IS 'A bare legacy hash, wrapped in argon2id. Waits for room to hash as long as it takes.';
 
 CREATE FUNCTION api_key.matches_hash(p_text text, p_hash text) RETURNS boolean
-LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'matches_hash_wrapper';
+LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'matches_hash';
 COMMENT ON FUNCTION api_key.matches_hash IS
 $$Whether a text is the one that a hash was made of; no key is looked up.
 

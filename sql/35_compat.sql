@@ -336,7 +336,7 @@ DECLARE
     v_revoke text;
 BEGIN
     PERFORM api_key_internal.compat_check(p_profile, p_schema);
-    IF p_prefix !~ '^[a-z][a-z0-9_]{0,30}_$' THEN
+    IF NOT api_key_internal.is_key_prefix(p_prefix) THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_prefix',
             DETAIL = 'It does not match ^[a-z][a-z0-9_]{0,30}_$',
             HINT = 'Pass lower-case letters, digits and underscores, ending in an underscore.';

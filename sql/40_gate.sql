@@ -1,62 +1,18 @@
--- Identity: which key a transaction runs as. In Rust (src/pg/identity.rs), kept in the memory of the
--- backend. Parallel workers have none of it, so these functions run in the leader.
-CREATE FUNCTION api_key.current_api_key() RETURNS jsonb
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'current_api_key';
-COMMENT ON FUNCTION api_key.current_api_key IS
-$$The key that this transaction acts as, as verify_api_key has answered it; NULL without one.
-
-authenticate_request sets it, the end of the transaction forgets it, and no setting changes it.$$;
-
-CREATE FUNCTION api_key.current_key_id() RETURNS uuid
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'current_key_id';
-COMMENT ON FUNCTION api_key.current_key_id IS 'The id of the key that this transaction acts as; NULL without one.';
-
-CREATE FUNCTION api_key.current_user_id() RETURNS uuid
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'current_user_id';
-COMMENT ON FUNCTION api_key.current_user_id IS 'The owner of the key that this transaction acts as; NULL without one.';
-
-CREATE FUNCTION api_key.current_tenant_id() RETURNS uuid
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'current_tenant_id';
-COMMENT ON FUNCTION api_key.current_tenant_id IS 'The tenant of the key that this transaction acts as; NULL without one.';
-
-CREATE FUNCTION api_key.current_scopes() RETURNS text[]
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'current_scopes';
-COMMENT ON FUNCTION api_key.current_scopes IS 'The scopes of the key that this transaction acts as; NULL without one.';
-
-CREATE FUNCTION api_key.has_scope(p_scope text) RETURNS boolean
-LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'has_scope';
-COMMENT ON FUNCTION api_key.has_scope IS
-$$Whether the key that this transaction acts as has a scope; false without a key. For policies: USING (api_key.has_scope('articles:read')).
-
-resource:* grants every action of the resource, admin grants everything.$$;
-
 CREATE FUNCTION api_key.require_scope(VARIADIC p_scopes text[])
 RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_challenge CONSTANT text := 'Bearer realm="api_key"';
     v_granted text[] := api_key.current_scopes();
 BEGIN
     IF p_scopes IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_scopes',
-            DETAIL = 'It is NULL.',
-            HINT = 'Pass the scopes that the key must have.';
+        PERFORM api_key_internal.refuse_argument('p_scopes', 'It is NULL.',
+            'Pass the scopes that the key must have.');
     ELSIF v_granted IS NULL THEN
-        PERFORM api_key_internal.refuse('28000', 401, 'An API key is required.',
-            'The request was not authenticated by a key.',
-            format('Send the key in the header %s.', regexp_replace(
-                current_setting('api_key.header_names'), '\s*,\s*', ' or ', 'g')), 'KEY_REQUIRED',
-            json_build_object('WWW-Authenticate', v_challenge));
+        PERFORM api_key_internal.refuse('KEY_REQUIRED');
     ELSIF EXISTS (SELECT FROM unnest(p_scopes) AS required WHERE NOT api_key.has_scope(required)) THEN
-        PERFORM api_key_internal.refuse('42501', 403, 'This API key lacks a required scope.',
-            json_build_object('required_scopes', p_scopes, 'granted_scopes', v_granted)::text,
-            'Use a key that has the required scopes.', 'INSUFFICIENT_SCOPE',
-            json_build_object('WWW-Authenticate', format(
-                '%s, error="insufficient_scope", scope="%s"', v_challenge,
-                -- RFC 6750 section 3: no quotes, no backslashes, ASCII only.
-                regexp_replace(array_to_string(p_scopes, ' '), '[^ !#-\[\]-~]', '', 'g'))));
+        PERFORM api_key_internal.refuse('INSUFFICIENT_SCOPE', p_required_scopes => p_scopes);
     END IF;
 END
 $$;
@@ -99,7 +55,7 @@ Takes the key from the header X-API-Key (api_key.header_names), and verifies it 
 Errors: PGRST with the HTTP status: 401 no good key, 400 several keys, 403 address not allowed, 429 too many requests or wrong secrets, 503 no room to hash.$$;
 
 CREATE FUNCTION api_key_internal.is_key_role(p_role text) RETURNS boolean
-LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_key_role_wrapper';
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_key_role';
 COMMENT ON FUNCTION api_key_internal.is_key_role IS 'Whether api_key.key_roles has a role; NULL for NULL.';
 
 CREATE FUNCTION api_key.set_api_key_role(p_key_id api_key.id, p_role name)
@@ -111,9 +67,9 @@ DECLARE
     v_key api_key_internal.keys := api_key_internal.locked_key(p_key_id, api_key_internal.caller());
 BEGIN
     IF NOT api_key_internal.is_key_role(p_role::text) THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_role',
-            DETAIL = 'It is not in api_key.key_roles.',
-            HINT = 'Pass one that is, or NULL for the usual one; a superuser can add it with ALTER DATABASE ... SET api_key.key_roles, which holds for new connections.';
+        PERFORM api_key_internal.refuse_argument('p_role',
+            'It is not in api_key.key_roles.',
+            'Pass one that is, or NULL for the usual one; a superuser can add it with ALTER DATABASE ... SET api_key.key_roles, which holds for new connections.');
     END IF;
     UPDATE api_key_internal.keys SET role = p_role, updated_at = clock_timestamp()
     WHERE key_id = p_key_id;

@@ -1,5 +1,5 @@
 CREATE TABLE api_key_internal.rate_limits (
-    name text COLLATE "C" PRIMARY KEY CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$'),
+    name text COLLATE "C" PRIMARY KEY CHECK (api_key_internal.is_label(name)),
     max_requests integer NOT NULL CHECK (max_requests >= 1),
     -- In microseconds.
     period bigint NOT NULL CHECK (period BETWEEN 1 AND 31622400000000),
@@ -31,38 +31,34 @@ AS $$
 DECLARE
     v_period numeric := extract(epoch FROM p_period) * 1000000;
 BEGIN
-    IF p_name IS NULL OR p_name !~ '^[A-Za-z0-9_.-]{1,63}$' THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_name',
-            DETAIL = 'A rate limit is named by 1 to 63 of the characters A-Z a-z 0-9 _ . -',
-            HINT = 'Call define_rate_limit with such a name.';
-    ELSIF p_limit IS NULL OR p_limit < 1 OR v_period IS NULL
+    PERFORM api_key_internal.check_label('p_name', p_name, 'A rate limit');
+    IF p_limit IS NULL OR p_limit < 1 OR v_period IS NULL
         OR v_period NOT BETWEEN p_limit AND 31622400000000
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_limit or p_period',
-            DETAIL = 'A limit is at least 1 request, in a period of up to 366 days, and at most one a microsecond.',
-            HINT = 'Pass how many requests there may be in which period, such as 10 and ''1 minute''.';
+        PERFORM api_key_internal.refuse_argument('p_limit or p_period',
+            'A limit is at least 1 request, in a period of up to 366 days, and at most one a microsecond.',
+            'Pass how many requests there may be in which period, such as 10 and ''1 minute''.');
     ELSIF p_burst < 1 OR p_burst * v_period / p_limit > 100 * 31622400000000 THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_burst',
-            DETAIL = 'It is less than 1, or takes more than a hundred years to come again.',
-            HINT = 'Pass how many requests may come at once, or leave it out for as many as p_limit.';
+        PERFORM api_key_internal.refuse_argument('p_burst',
+            'It is less than 1, or takes more than a hundred years to come again.',
+            'Pass how many requests may come at once, or leave it out for as many as p_limit.');
     ELSIF p_per NOT IN ('key', 'user', 'tenant', 'tier', 'client') THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_per',
-            DETAIL = 'It is none of key, user, tenant, tier and client.',
-            HINT = 'Pass what requests are counted by, or leave it out to count with check_rate_limit only.';
+        PERFORM api_key_internal.refuse_argument('p_per', 'It is none of key, user, tenant, tier and client.',
+            'Pass what requests are counted by, or leave it out to count with check_rate_limit only.');
     ELSIF p_per IS NULL AND (p_tier IS NOT NULL OR p_method IS NOT NULL OR p_path IS NOT NULL)
         OR p_per = 'client' AND p_tier IS NOT NULL
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_tier, p_method or p_path',
-            DETAIL = 'Which requests a limit is for says nothing without p_per, and the tier of a client is not known.',
-            HINT = 'Pass p_per: key, user, tenant, tier or client.';
+        PERFORM api_key_internal.refuse_argument('p_tier, p_method or p_path',
+            'Which requests a limit is for says nothing without p_per, and the tier of a client is not known.',
+            'Pass p_per: key, user, tenant, tier or client.');
     ELSIF p_method NOT IN ('GET', 'POST', 'PUT', 'PATCH', 'DELETE') THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_method',
-            DETAIL = 'It is none of GET (which includes HEAD), POST, PUT, PATCH and DELETE.',
-            HINT = 'Pass one of them, or leave it out for all.';
+        PERFORM api_key_internal.refuse_argument('p_method',
+            'It is none of GET (which includes HEAD), POST, PUT, PATCH and DELETE.',
+            'Pass one of them, or leave it out for all.');
     ELSIF p_path !~ '^[/%]' OR p_path ~ '(^|[^\\])(\\\\)*\\$' THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_path',
-            DETAIL = 'It begins with neither / nor %, or ends with the escape character.',
-            HINT = 'Pass a pattern as of LIKE, such as /rpc/start or /rpc/%.';
+        PERFORM api_key_internal.refuse_argument('p_path',
+            'It begins with neither / nor %, or ends with the escape character.',
+            'Pass a pattern as of LIKE, such as /rpc/start or /rpc/%.');
     END IF;
     IF p_per = 'client' AND coalesce(current_setting('api_key.trusted_proxies', true), '0') = '0' THEN
         RAISE NOTICE USING MESSAGE = 'all clients share this limit while api_key.trusted_proxies is 0',

@@ -95,6 +95,39 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.others_code IS 'A table, partition or view whose code runs when p_table is read, and belongs neither to its owner nor to a superuser; NULL if there is none.';
 
+-- Roles that gain nothing by code that runs as the owner: the owner itself and superusers.
+CREATE FUNCTION api_key_internal.trusted_roles(p_owner oid) RETURNS SETOF oid
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT oid FROM pg_roles WHERE rolsuper OR oid = p_owner
+    UNION ALL
+    SELECT 'pg_database_owner'::regrole FROM pg_database AS d JOIN pg_roles AS r ON r.oid = d.datdba
+    WHERE d.datname = current_database() AND (r.rolsuper OR r.oid = p_owner)
+$$;
+COMMENT ON FUNCTION api_key_internal.trusted_roles IS 'The given owner, and superusers.';
+
+-- The owner of a type can exchange its casts at any time. A cast that is not written leaves no trace in the
+-- catalog, and neither do the casts and constraints of what a type is made of.
+CREATE FUNCTION api_key_internal.strangers_type(p_types oid[], p_owner oid) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE types (oid) AS (
+        SELECT unnest(p_types)
+        UNION
+        SELECT part.oid FROM types JOIN pg_type AS t USING (oid), LATERAL (
+            SELECT t.typelem
+            UNION ALL SELECT t.typbasetype
+            UNION ALL SELECT a.atttypid FROM pg_attribute AS a
+                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+            UNION ALL SELECT r.rngsubtype FROM pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)) AS part (oid)
+    )
+    SELECT min(oid::regtype::text) FROM types JOIN pg_type AS t USING (oid)
+    WHERE t.typowner NOT IN (SELECT api_key_internal.trusted_roles(p_owner))
+$$;
+COMMENT ON FUNCTION api_key_internal.strangers_type IS 'One of the types, or of those that they are made of, that belongs to a role that is neither the given owner nor a superuser; NULL if there is none.';
+
 -- A condition or a view runs as the owner of its table, and so does what it calls. Code of a third role
 -- would rise by it; so would that of whoever can put another function of the name into its schema.
 CREATE FUNCTION api_key_internal.strangers_code(p_class regclass, p_object oid, p_owner oid) RETURNS text
@@ -102,12 +135,9 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH trusted (oid) AS (
-        SELECT oid FROM pg_roles WHERE rolsuper OR oid = p_owner
-        UNION ALL
-        SELECT 'pg_database_owner'::regrole FROM pg_database AS d JOIN pg_roles AS r ON r.oid = d.datdba
-        WHERE d.datname = current_database() AND (r.rolsuper OR r.oid = p_owner)
-    ), used (oid, class) AS (
-        SELECT refobjid, refclassid FROM pg_depend WHERE classid = p_class AND objid = p_object
+        SELECT api_key_internal.trusted_roles(p_owner)
+    ), used (oid, class, part) AS (
+        SELECT refobjid, refclassid, refobjsubid FROM pg_depend WHERE classid = p_class AND objid = p_object
     ), code (what, owner, schema) AS (
         SELECT p.oid::regprocedure::text, p.proowner, p.pronamespace
         FROM pg_proc AS p JOIN used ON used.class = 'pg_proc'::regclass AND used.oid = p.oid
@@ -121,14 +151,33 @@ AS $$
         UNION ALL
         SELECT t.oid::regtype::text, t.typowner, t.typnamespace
         FROM pg_type AS t JOIN used ON used.class = 'pg_type'::regclass AND used.oid = t.oid
+    ), types (oid) AS (
+        SELECT used.oid FROM used WHERE used.class = 'pg_type'::regclass
+        UNION ALL
+        SELECT a.atttypid FROM used
+        JOIN pg_attribute AS a ON used.class = 'pg_class'::regclass AND a.attrelid = used.oid AND a.attnum = used.part
+        UNION ALL
+        SELECT t.oid FROM used JOIN pg_type AS t ON used.class = 'pg_class'::regclass AND t.typrelid = used.oid
+        -- A row as a whole, of whichever table.
+        WHERE (SELECT concat(polqual, polwithcheck) FROM pg_policy
+               WHERE p_class = 'pg_policy'::regclass AND oid = p_object) LIKE '%:varattno 0 %'
+           OR (SELECT ev_action::text FROM pg_rewrite
+               WHERE p_class = 'pg_rewrite'::regclass AND oid = p_object) LIKE '%:varattno 0 %'
+        UNION ALL
+        SELECT unnest(p.prorettype || p.proargtypes::oid[] || coalesce(p.proallargtypes, '{}'))
+        FROM pg_proc AS p JOIN used ON used.class = 'pg_proc'::regclass AND used.oid = p.oid
+        UNION ALL
+        SELECT o.oprresult FROM pg_operator AS o JOIN used ON used.class = 'pg_operator'::regclass AND used.oid = o.oid
     )
-    SELECT code.what FROM code JOIN pg_namespace AS n ON n.oid = code.schema
-    WHERE code.owner NOT IN (SELECT oid FROM trusted) OR n.nspowner NOT IN (SELECT oid FROM trusted)
-        OR EXISTS (SELECT FROM aclexplode(n.nspacl) AS acl
-                   WHERE acl.privilege_type = 'CREATE' AND acl.grantee NOT IN (SELECT oid FROM trusted))
-    ORDER BY code.what LIMIT 1
+    SELECT coalesce((
+        SELECT code.what FROM code JOIN pg_namespace AS n ON n.oid = code.schema
+        WHERE code.owner NOT IN (SELECT oid FROM trusted) OR n.nspowner NOT IN (SELECT oid FROM trusted)
+            OR EXISTS (SELECT FROM aclexplode(n.nspacl) AS acl
+                       WHERE acl.privilege_type = 'CREATE' AND acl.grantee NOT IN (SELECT oid FROM trusted))
+        ORDER BY code.what LIMIT 1),
+        api_key_internal.strangers_type(ARRAY(SELECT oid FROM types), p_owner))
 $$;
-COMMENT ON FUNCTION api_key_internal.strangers_code IS 'What a policy or a view calls that is, or may become, the code of a role that is neither the given owner nor a superuser; NULL if there is none.';
+COMMENT ON FUNCTION api_key_internal.strangers_code IS 'A function, operator or type that a policy, view or default uses and that is, or may become, the code of a role that is neither the given owner nor a superuser; NULL if there is none.';
 
 CREATE FUNCTION api_key_internal.check_one_owner(p_table regclass, p_sqlstate text, p_message text)
 RETURNS void
@@ -167,7 +216,7 @@ COMMENT ON FUNCTION api_key_internal.check_one_owner IS 'Refuses tables and view
 
 -- In Rust (src/pg/foreign.rs).
 CREATE FUNCTION api_key_internal.run_restricted(p_owner oid, p_command text) RETURNS void
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'run_restricted_wrapper';
+LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'run_restricted';
 COMMENT ON FUNCTION api_key_internal.run_restricted IS 'Runs one command as a role, in a security-restricted operation.';
 
 -- What holds text of a table's owner comes here, because parsing it runs code. To name the functions of
@@ -432,9 +481,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF api_key.current_key_id() IS NOT NULL AND coalesce(current_setting('request.method', true), '') <> '' THEN
-        PERFORM api_key_internal.refuse('42501', 403, 'This API key may not write such a row.',
-            'The row would belong to another tenant, or to somebody else.',
-            'Write rows of the key''s own tenant and user.', 'ROW_NOT_ALLOWED');
+        PERFORM api_key_internal.refuse('ROW_NOT_ALLOWED');
     END IF;
     RETURN false;
 END
@@ -495,19 +542,28 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.drop_policies IS 'Drops the policies of isolate_tenants (tenant) or protect_resource (resource), and tells which.';
 
+CREATE FUNCTION api_key_internal.one_line(p_text text) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+AS $$
+    SELECT btrim(regexp_replace(p_text, '\s+', ' ', 'g'))
+$$;
+COMMENT ON FUNCTION api_key_internal.one_line IS 'A text with a blank for each white space, to be compared.';
+
 CREATE FUNCTION api_key_internal.policy_definitions(p_table regclass, p_kind text) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 -- What constants are written by.
 SET quote_all_identifiers = off SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
-SET extra_float_digits = 1 SET bytea_output = 'hex'
+SET extra_float_digits = 1 SET bytea_output = 'hex' SET standard_conforming_strings = on
 AS $$
     SELECT coalesce(jsonb_object_agg(polname, jsonb_build_array(
         CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, polcmd, polroles = '{0}',
-        btrim(regexp_replace(pg_get_expr(polqual, polrelid), '\s+', ' ', 'g')),
-        -- Whatever the table is called today.
-        replace(btrim(regexp_replace(pg_get_expr(polwithcheck, polrelid), '\s+', ' ', 'g')),
-                format('%L::regclass', p_table), 'the table'))), '{}')
+        api_key_internal.one_line(pg_get_expr(polqual, polrelid)),
+        -- Whatever the table is called today. Unlike %L, PostgreSQL doubles no backslashes here.
+        replace(api_key_internal.one_line(pg_get_expr(polwithcheck, polrelid)),
+                api_key_internal.one_line(format('''%s''::regclass', replace(p_table::text, '''', ''''''))),
+                'the table'))), '{}')
     FROM pg_policy WHERE polrelid = p_table AND polname = ANY (api_key_internal.our_policies(p_table, p_kind))
 $$;
 COMMENT ON FUNCTION api_key_internal.policy_definitions IS 'The policies of isolate_tenants (tenant) or protect_resource (resource) on a table, as PostgreSQL writes them.';

@@ -1,5 +1,5 @@
 CREATE TABLE api_key_internal.resources (
-    type text COLLATE "C" PRIMARY KEY CHECK (type ~ '^[A-Za-z0-9_.-]{1,63}$'),
+    type text COLLATE "C" PRIMARY KEY CHECK (api_key_internal.is_label(type)),
     "table" regclass NOT NULL,
     id_column name NOT NULL,
     owner_column name,
@@ -57,6 +57,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.resource_rule IS 'Who may read a row of a resource, or do all else to it, as a condition on the row.';
 
+-- Given away with its table, a condition is still the text of the role that owned it.
+CREATE FUNCTION api_key_internal.condition_is_of(p_resource api_key_internal.resources, p_table regclass) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_resource.public_when IS NULL OR EXISTS (
+        SELECT FROM pg_class WHERE oid = p_table AND pg_get_userbyid(relowner) = p_resource.owner)
+$$;
+COMMENT ON FUNCTION api_key_internal.condition_is_of IS 'Whether the condition of a resource may run as the owner of a table: it is that owner''s text, or there is none.';
+
 CREATE FUNCTION api_key_internal.resource(p_type text) RETURNS api_key_internal.resources
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -72,10 +82,8 @@ BEGIN
     ELSIF api_key_internal.others_code(v_resource."table") IS NOT NULL THEN
         PERFORM api_key_internal.check_one_owner(v_resource."table", '55000',
             format('the table of the resource %s has changed', p_type));
-    ELSIF NOT EXISTS (
-            SELECT FROM pg_class WHERE oid = v_resource."table"
-              -- Who else's text would the condition be?
-              AND (v_resource.public_when IS NULL OR pg_get_userbyid(relowner) = v_resource.owner))
+    ELSIF NOT EXISTS (SELECT FROM pg_class WHERE oid = v_resource."table")
+        OR NOT api_key_internal.condition_is_of(v_resource, v_resource."table")
         OR NOT api_key_internal.column_of_type(v_resource."table", v_resource.id_column, false)
         OR NOT api_key_internal.column_of_type(v_resource."table", v_resource.owner_column, true)
         OR NOT api_key_internal.column_of_type(v_resource."table", v_resource.tenant_column, true)
@@ -135,7 +143,7 @@ COMMENT ON FUNCTION api_key_internal.id_operator IS 'The operator that finds a r
 CREATE FUNCTION api_key_internal.holds_for(
     p_table oid, p_owner oid, p_find text, p_id text, p_role oid, p_rule text)
 RETURNS boolean
-LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'holds_for_wrapper';
+LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'holds_for';
 COMMENT ON FUNCTION api_key_internal.holds_for IS 'Whether a rule holds, for a role, for a row that the owner of a table finds.';
 
 CREATE FUNCTION api_key_internal.allows(
@@ -206,6 +214,18 @@ DECLARE
 BEGIN
     IF p_condition IS NULL THEN
         RETURN;
+    END IF;
+    SELECT format('%I is of the type %s', a.attname, t.type) INTO v_code
+    FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid,
+        LATERAL api_key_internal.strangers_type(ARRAY[a.atttypid], c.relowner) AS t (type)
+    WHERE a.attrelid = p_table AND a.attnum > 0 AND NOT a.attisdropped AND t.type IS NOT NULL
+      -- By itself or with the whole row.
+      AND (strpos(lower(replace(p_condition, '""', '"')), lower(a.attname)) > 0
+           OR strpos(lower(replace(p_condition, '""', '"')), lower(c.relname)) > 0)
+    ORDER BY a.attnum LIMIT 1;
+    IF v_code IS NOT NULL THEN
+        -- To make one of a constant runs its constraints, as the owner of the table.
+        RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = v_code || ', which belongs to another role than the table';
     END IF;
     PERFORM api_key_internal.run_as_owner(
         p_table, format(E'CREATE POLICY api_key_condition ON %s USING (%s\n)', p_table, p_condition));
@@ -443,16 +463,12 @@ DECLARE
 BEGIN
     PERFORM api_key_internal.check_action(p_action);
     IF api_key.current_api_key() ->> 'resource_id' <> coalesce(p_resource_id, '') THEN
-        PERFORM api_key_internal.refuse('42501', 403, 'This API key belongs to another resource.',
-            'The key is bound to one resource by its resource_id.', 'Use a key of this resource.', 'RESOURCE_MISMATCH');
+        PERFORM api_key_internal.refuse('RESOURCE_MISMATCH');
     ELSIF NOT api_key_internal.allows(v_resource, p_resource_id, true) THEN
         -- Whether it is there is the same to whoever may not read it.
-        PERFORM api_key_internal.refuse('P0002', 404, 'No such resource.',
-            'There is none of this type and id that the caller may read.', 'Check type and id, and whose key it is.', 'NOT_FOUND');
+        PERFORM api_key_internal.refuse('RESOURCE_NOT_FOUND');
     ELSIF p_action <> 'read' AND NOT api_key_internal.allows(v_resource, p_resource_id, false) THEN
-        PERFORM api_key_internal.refuse('42501', 403, 'Not allowed for this resource.',
-            'The caller may read it, but is neither its owner nor an admin of its tenant.',
-            'Use a key of its owner, or one with the scope admin.', 'NOT_ALLOWED');
+        PERFORM api_key_internal.refuse('RESOURCE_NOT_ALLOWED');
     END IF;
 END
 $$;

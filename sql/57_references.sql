@@ -37,6 +37,12 @@ BEGIN
         END IF;
         SELECT * INTO v_resource FROM api_key_internal.resources AS r WHERE r."table" = v_whole AND r.protected;
         IF FOUND THEN
+            IF NOT api_key_internal.condition_is_of(v_resource, v_key.confrelid) THEN
+                RAISE EXCEPTION USING ERRCODE = '55000',
+                    MESSAGE = format('the condition of the resource %s is the text of another role than the owner of %s',
+                        v_resource.type, v_key.confrelid::regclass),
+                    HINT = 'Call api_key.define_resource again, or api_key.remove_resource.';
+            END IF;
             v_rules := v_rules || api_key_internal.resource_rule(v_resource, true, v_identity);
             v_alias := (SELECT relname FROM pg_class WHERE oid = v_whole);
         END IF;

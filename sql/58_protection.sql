@@ -8,7 +8,7 @@ AS $$
     SELECT jsonb_object_agg(name, jsonb_build_array(kind, command, true,
         CASE WHEN command <> 'a' THEN rule END,
         CASE WHEN command IN ('*', 'a', 'w') THEN format('CASE WHEN %s THEN true ELSE %s END', rule, otherwise) END))
-    FROM format('(%I = ( SELECT api_key.current_tenant_id() AS current_tenant_id))', p_column) AS rule,
+    FROM api_key_internal.one_line(format('(%I = ( SELECT api_key.current_tenant_id() AS current_tenant_id))', p_column)) AS rule,
         (VALUES ('api_key_tenant', 'RESTRICTIVE', '*'), ('api_key_tenant_select', 'PERMISSIVE', 'r'),
                 ('api_key_tenant_insert', 'PERMISSIVE', 'a'), ('api_key_tenant_update', 'PERMISSIVE', 'w'),
                 ('api_key_tenant_delete', 'PERMISSIVE', 'd')) AS p (name, kind, command),
@@ -140,18 +140,23 @@ BEGIN
                 WHERE NOT api_key_internal.column_of_type(v_part, name, is_uuid)
                 UNION ALL
                 SELECT 'condition of p_public_when'
-                WHERE v_part = v_resource."table" AND EXISTS (
-                    SELECT FROM unnest(v_resource.public_columns) AS name
-                    WHERE NOT api_key_internal.column_of_type(v_part, name, false))
+                WHERE v_part = v_resource."table" AND (
+                    NOT api_key_internal.condition_is_of(v_resource, v_part) OR EXISTS (
+                        SELECT FROM unnest(v_resource.public_columns) AS name
+                        WHERE NOT api_key_internal.column_of_type(v_part, name, false)))
                 UNION ALL
                 SELECT format('unique index of %I', v_resource.id_column)
                 WHERE v_part = v_resource."table" AND api_key_internal.id_operator(
                     v_part, v_resource.id_column, v_resource.tenant_column) IS NULL);
             -- Parts come after their table, and are mended with it.
             IF missing <> '{}' THEN
-                v_define := format('SELECT api_key.define_resource(%L, %L, %L, %L, %L, %L); -- put in the columns as they are now',
+                -- The text of a former owner is not for the present one to parse.
+                v_define := format('SELECT api_key.define_resource(%L, %L, %L, %L, %L, %L); -- put in the %s',
                     v_resource.type, v_resource."table", v_resource.id_column, v_resource.owner_column,
-                    v_resource.tenant_column, v_resource.public_when);
+                    v_resource.tenant_column,
+                    CASE WHEN api_key_internal.condition_is_of(v_resource, v_part) THEN v_resource.public_when END,
+                    CASE WHEN api_key_internal.condition_is_of(v_resource, v_part) THEN 'columns as they are now'
+                         ELSE 'condition again, if you trust it: a former owner of the table wrote what it calls' END);
             END IF;
             missing := missing || ARRAY(SELECT api_key_internal.missing(v_part, 'resource',
                 CASE WHEN v_part = v_resource."table" THEN v_resource.policies

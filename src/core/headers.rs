@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::forwarded;
-use super::refusal::Refusal;
+use super::refusal::{Kind, Refusal};
 
 #[derive(Deserialize, PartialEq, Eq, Hash)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -53,7 +53,7 @@ impl<'a> Headers<'a> {
         let mut keys = self.keys(names);
         let first = keys.next();
         if keys.any(|other| Some(other) != first) {
-            return Err(Refusal::several_keys());
+            return Err(Kind::SEVERAL_KEYS.into());
         }
         Ok(first)
     }

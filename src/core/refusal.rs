@@ -6,129 +6,279 @@ use serde_json::json;
 use super::gcra::Rate;
 use super::verdict::Code;
 
-/// The challenge of RFC 6750, section 3: who asks for a key, before the error that it found.
+/// The challenge of RFC 6750, section 3, before the error that was found.
 const CHALLENGE: &str = r#"Bearer realm="api_key""#;
-/// Said of a key that is not good, whatever is wrong with it.
+/// The public message for every key that may not be used, whatever its state is.
 const NOT_GOOD: &str = "This API key is not valid.";
 
-/// A refusal: status, headers and body.
+/// One kind of refusal: the one place for its status, code and texts.
+///
+/// Commands refuse in SQL (sql/05_refusals.sql), requests at the gate. In a request of PostgREST both
+/// answer with `status` and a body; elsewhere the refusal is an error with `sqlstate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// The name by which SQL refuses.
+    pub name: &'static str,
+    /// SQLSTATE of the error outside of PostgREST.
+    pub sqlstate: &'static str,
+    /// HTTP status.
+    pub status: u16,
+    /// The member `code` of the body.
+    pub code: &'static str,
+    /// MESSAGE, and the member `message` of the body.
+    pub message: &'static str,
+    /// DETAIL, and the member `details`. A refusal may say more instead.
+    pub detail: &'static str,
+    /// HINT, and the member `hint`.
+    pub hint: &'static str,
+    /// Which header goes with it.
+    pub header: Header,
+}
+
+/// The header of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Header {
+    /// None.
+    None,
+    /// `WWW-Authenticate` without an error: no key was sent.
+    Challenge,
+    /// `WWW-Authenticate` with `error="invalid_token"`.
+    InvalidToken,
+    /// `WWW-Authenticate` with `error="insufficient_scope"` and the scopes that are required.
+    InsufficientScope,
+    /// `Retry-After: 1`.
+    RetryAfterASecond,
+    /// `Retry-After`, `RateLimit` and `RateLimit-Policy` of a limit.
+    RateLimit,
+}
+
+/// Declares the kinds as constants, and `Kind::ALL` of them.
+macro_rules! kinds {
+    ($($name:ident: $sqlstate:literal, $status:literal, $code:expr, $header:ident,
+        $message:expr, $detail:expr, $hint:expr;)+) => {
+        impl Kind {
+            $(
+                #[doc = concat!("HTTP ", stringify!($status), ", SQLSTATE ", $sqlstate, ".")]
+                pub const $name: &'static Self = &Self {
+                    name: stringify!($name),
+                    sqlstate: $sqlstate,
+                    status: $status,
+                    code: $code,
+                    message: $message,
+                    detail: $detail,
+                    hint: $hint,
+                    header: Header::$header,
+                };
+            )+
+            /// Every kind.
+            pub const ALL: &'static [&'static Self] = &[$(Self::$name),+];
+        }
+    };
+}
+
+kinds! {
+    KEY_REQUIRED: "28000", 401, "KEY_REQUIRED", Challenge,
+        "An API key is required.",
+        "The request was not authenticated by a key.",
+        "Send the key in the header X-API-Key.";
+    SEVERAL_KEYS: "22023", 400, "SEVERAL_KEYS", None,
+        "The request has several API keys that differ.",
+        "",
+        "Send one key, in one header.";
+    MALFORMED: "28000", 401, Code::Malformed.as_str(), InvalidToken,
+        NOT_GOOD, "", "";
+    NOT_FOUND: "28000", 401, Code::NotFound.as_str(), InvalidToken,
+        NOT_GOOD, "", "";
+    THROTTLED: "53400", 429, Code::Throttled.as_str(), RateLimit,
+        Code::Throttled.message(), "", "";
+    OVERLOADED: "53400", 503, Code::Overloaded.as_str(), RetryAfterASecond,
+        Code::Overloaded.message(), "", "";
+    REVOKED: "28000", 401, Code::Revoked.as_str(), InvalidToken,
+        NOT_GOOD, "", "";
+    DISABLED: "28000", 401, Code::Disabled.as_str(), InvalidToken,
+        NOT_GOOD, "", "";
+    NOT_YET_VALID: "28000", 401, Code::NotYetValid.as_str(), InvalidToken,
+        NOT_GOOD, "", "";
+    EXPIRED: "28000", 401, Code::Expired.as_str(), InvalidToken,
+        NOT_GOOD, "", "";
+    IP_NOT_ALLOWED: "42501", 403, Code::IpNotAllowed.as_str(), None,
+        Code::IpNotAllowed.message(), "", "";
+    RESOURCE_MISMATCH: "42501", 403, Code::ResourceMismatch.as_str(), None,
+        Code::ResourceMismatch.message(),
+        "The key is bound to one resource by its resource_id.",
+        "Use a key of this resource.";
+    INSUFFICIENT_SCOPE: "42501", 403, Code::InsufficientScope.as_str(), InsufficientScope,
+        Code::InsufficientScope.message(), "", "Use a key that has the required scopes.";
+    ROLE_NOT_ALLOWED: "42501", 403, "ROLE_NOT_ALLOWED", None,
+        "The role of this API key is not allowed.",
+        "",
+        "Its issuer has to allow the role in api_key.key_roles, or give it another.";
+    RATE_LIMITED: "53400", 429, "RATE_LIMITED", RateLimit,
+        "Too many requests.", "", "Wait as long as the header Retry-After says.";
+    ROW_NOT_ALLOWED: "42501", 403, "ROW_NOT_ALLOWED", None,
+        "This API key may not write such a row.",
+        "The row would belong to another tenant or to somebody else.",
+        "Write rows of the key's own tenant and user.";
+    RESOURCE_NOT_FOUND: "P0002", 404, "NOT_FOUND", None,
+        "No such resource.",
+        "There is none of this type and id that the caller may read.",
+        "Check type and id, and whose key it is.";
+    RESOURCE_NOT_ALLOWED: "42501", 403, "NOT_ALLOWED", None,
+        "Not allowed for this resource.",
+        "The caller may read it, but is neither its owner nor an admin of its tenant.",
+        "Use a key of its owner, or one with the scope admin.";
+    RESTRICTED: "42501", 403, "42501", None,
+        "not allowed in code of somebody else",
+        "Code runs with other rights than the session's: a table's owner's, or a SECURITY DEFINER function's.",
+        "Call it in a statement of its own.";
+    // PostgREST would answer 401 to a plain 42501 of a request without a token.
+    MANAGING_NOT_ALLOWED: "42501", 403, "42501", None,
+        "this API key may not manage keys",
+        "The request was authenticated by a key without the scope api_keys:manage.",
+        "Send the token of a user instead, or a key with that scope.";
+    // PostgREST would answer 500 to P0002.
+    NO_SUCH_KEY: "P0002", 404, "P0002", None,
+        "no such key",
+        "There is no key with this id, or it is not the caller's.",
+        "list_api_keys() shows the keys that you may change.";
+    // PostgREST would answer 503 to 53400.
+    TOO_MANY_ACTIVE_KEYS: "53400", 409, "53400", None,
+        "too many active keys",
+        "The tier allows no more active keys to this user.",
+        "Revoke one first, or raise the limit with define_tier.";
+    NO_ROOM_TO_HASH: "53400", 503, "53400", RetryAfterASecond,
+        "no room to hash now",
+        "api_key.max_concurrent_hashes secrets are being hashed, and others wait.",
+        "Try again in a moment.";
+    CHECK_THROTTLED: "53400", 429, "53400", None,
+        "the key cannot be checked now",
+        "The check answered THROTTLED; nothing was revoked.",
+        "Try again in a minute.";
+    CHECK_OVERLOADED: "53400", 503, "53400", None,
+        "the key cannot be checked now",
+        "The check answered OVERLOADED; nothing was revoked.",
+        "Try again in a minute.";
+}
+
+impl Kind {
+    /// The kind that SQL refuses by `name`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name == name)
+    }
+
+    /// The kind of a request whose key was answered with `code`; VALID is none.
+    #[must_use]
+    pub fn of(code: Code) -> Option<&'static Self> {
+        Self::named(code.as_str())
+    }
+}
+
+/// A refusal: its kind, and what this one says besides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    status: u16,
-    code: &'static str,
-    message: &'static str,
-    details: Option<String>,
+    kind: &'static Kind,
+    detail: Option<String>,
     hint: Option<String>,
     headers: Vec<(&'static str, String)>,
 }
 
+impl From<&'static Kind> for Refusal {
+    fn from(kind: &'static Kind) -> Self {
+        let authenticate = |challenge: String| vec![("WWW-Authenticate", challenge)];
+        let headers = match kind.header {
+            Header::Challenge => authenticate(CHALLENGE.to_owned()),
+            Header::InvalidToken => authenticate(format!(r#"{CHALLENGE}, error="invalid_token""#)),
+            Header::InsufficientScope => {
+                authenticate(format!(r#"{CHALLENGE}, error="insufficient_scope""#))
+            }
+            Header::RetryAfterASecond => vec![("Retry-After", "1".to_owned())],
+            Header::None | Header::RateLimit => Vec::new(),
+        };
+        Self { kind, detail: None, hint: None, headers }
+    }
+}
+
 impl Refusal {
-    const fn new(status: u16, code: &'static str, message: &'static str) -> Self {
-        Self { status, code, message, details: None, hint: None, headers: Vec::new() }
+    /// With a DETAIL of its own.
+    #[must_use]
+    pub fn with_detail(self, detail: String) -> Self {
+        Self { detail: Some(detail), ..self }
     }
 
-    /// A request without a key where one is required; how its header is called.
+    /// With a HINT that names the headers in which keys are sent.
     #[must_use]
     pub fn no_key(header_names: &str) -> Self {
-        Self {
-            hint: Some(format!("Send the key in the header {header_names}.")),
-            headers: vec![("WWW-Authenticate", CHALLENGE.to_owned())],
-            ..Self::new(401, "KEY_REQUIRED", "An API key is required.")
-        }
+        let hint = Some(format!("Send the key in the header {header_names}."));
+        Self { hint, ..Self::from(Kind::KEY_REQUIRED) }
     }
 
-    /// A request with several keys that differ.
+    /// A key without the scopes that are required: they are named in DETAIL and in the challenge.
     #[must_use]
-    pub fn several_keys() -> Self {
+    pub fn insufficient_scope(required: &[Option<String>], granted: &[String]) -> Self {
+        // RFC 6750, section 3: no quotes, no backslashes, ASCII only.
+        let named: Vec<_> = required.iter().flatten().map(String::as_str).collect();
+        let mut scope = named.join(" ");
+        scope.retain(|c| matches!(c, ' ' | '!' | '#'..='[' | ']'..='~'));
+        let challenge = format!(r#"{CHALLENGE}, error="insufficient_scope", scope="{scope}""#);
+        let detail = json!({ "required_scopes": required, "granted_scopes": granted });
         Self {
-            hint: Some("Send one key, in one header.".to_owned()),
-            ..Self::new(400, "SEVERAL_KEYS", "The request has several API keys that differ.")
+            detail: Some(detail.to_string()),
+            headers: vec![("WWW-Authenticate", challenge)],
+            ..Self::from(Kind::INSUFFICIENT_SCOPE)
         }
     }
 
-    /// A request with a key that is not good; `failure_rate` is what THROTTLED is about.
+    /// A request with a key that may not be used; `failure_rate` is what THROTTLED is about.
     #[must_use]
     pub fn of(code: Code, failure_rate: Rate) -> Self {
-        let refusal = |status| Self::new(status, code.as_str(), code.message());
-        match code {
-            Code::Throttled => {
-                let standing =
-                    Standing { name: "failures", rate: failure_rate, arrival: i64::MAX, now: 0 };
-                Self { headers: standing.refusal(failure_rate.interval()), ..refusal(429) }
-            }
-            Code::Overloaded => {
-                Self { headers: vec![("Retry-After", "1".to_owned())], ..refusal(503) }
-            }
-            Code::IpNotAllowed | Code::ResourceMismatch | Code::InsufficientScope | Code::Valid => {
-                refusal(403)
-            }
-            Code::Malformed
-            | Code::NotFound
-            | Code::Revoked
-            | Code::Disabled
-            | Code::NotYetValid
-            | Code::Expired => Self {
-                headers: vec![(
-                    "WWW-Authenticate",
-                    format!(r#"{CHALLENGE}, error="invalid_token""#),
-                )],
-                ..Self::new(401, code.as_str(), NOT_GOOD)
-            },
+        // A VALID key is refused nowhere; should it come here, the answer lets nobody in.
+        let refusal = Self::from(Kind::of(code).unwrap_or(Kind::NOT_FOUND));
+        if code == Code::Throttled {
+            let standing =
+                Standing { name: "failures", rate: failure_rate, arrival: i64::MAX, now: 0 };
+            return Self { headers: standing.refusal(failure_rate.interval()), ..refusal };
         }
+        refusal
     }
 
-    /// A request with a key whose role is not one of those that keys may have.
-    #[must_use]
-    pub fn role_not_allowed() -> Self {
-        Self {
-            hint: Some(
-                "Its issuer has to allow the role in api_key.key_roles, or give it another."
-                    .to_owned(),
-            ),
-            ..Self::new(403, "ROLE_NOT_ALLOWED", "The role of this API key is not allowed.")
-        }
-    }
-
-    /// What [`Refusal::not_here`] says, also as a plain error.
-    pub const NOT_HERE: &str = "not allowed in code of somebody else";
-    /// Its detail.
-    pub const NOT_HERE_DETAIL: &str = "Code runs with other rights than the session's: a table's owner's, or a SECURITY DEFINER function's.";
-    /// Its hint.
-    pub const NOT_HERE_HINT: &str = "Call it in a statement of its own.";
-
-    /// An attempt of somebody else's code to change who the request is.
-    #[must_use]
-    pub fn not_here() -> Self {
-        Self {
-            details: Some(Self::NOT_HERE_DETAIL.to_owned()),
-            hint: Some(Self::NOT_HERE_HINT.to_owned()),
-            ..Self::new(403, "42501", Self::NOT_HERE)
-        }
-    }
-
-    /// A request over a rate limit; `wait` is how long its client has to wait.
+    /// A request over a rate limit; `wait` is how long its client has to wait, in microseconds.
     #[must_use]
     pub fn rate_limited(standing: Standing<'_>, wait: i64) -> Self {
         Self {
-            details: Some(format!("The limit is \"{}\".", standing.name)),
-            hint: Some("Wait as long as the header Retry-After says.".to_owned()),
+            detail: Some(format!("The limit is \"{}\".", standing.name)),
             headers: standing.refusal(wait),
-            ..Self::new(429, "RATE_LIMITED", "Too many requests.")
+            ..Self::from(Kind::RATE_LIMITED)
         }
     }
 
-    /// The texts with which to raise it: MESSAGE and DETAIL.
+    /// SQLSTATE, MESSAGE, DETAIL and HINT of the error outside of PostgREST.
+    #[must_use]
+    pub fn error(&self) -> [&str; 4] {
+        [self.kind.sqlstate, self.kind.message, self.detail(), self.hint()]
+    }
+
+    /// MESSAGE and DETAIL with which PostgREST wants SQLSTATE PGRST raised.
     #[must_use]
     pub fn message_and_detail(&self) -> (String, String) {
         let headers: serde_json::Map<_, _> =
             self.headers.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let body = json!({
-            "code": self.code,
-            "message": self.message,
-            "details": self.details,
-            "hint": self.hint,
+            "code": self.kind.code,
+            "message": self.kind.message,
+            "details": text(self.detail()),
+            "hint": text(self.hint()),
         });
-        (body.to_string(), json!({ "status": self.status, "headers": headers }).to_string())
+        (body.to_string(), json!({ "status": self.kind.status, "headers": headers }).to_string())
+    }
+
+    fn detail(&self) -> &str {
+        self.detail.as_deref().unwrap_or(self.kind.detail)
+    }
+
+    fn hint(&self) -> &str {
+        self.hint.as_deref().unwrap_or(self.kind.hint)
     }
 }
 
@@ -202,7 +352,7 @@ mod tests {
             Code::Expired,
         ] {
             let refusal = refusal(code);
-            assert_eq!((refusal.status, refusal.message), (401, NOT_GOOD), "{code:?}");
+            assert_eq!((refusal.kind.status, refusal.kind.message), (401, NOT_GOOD), "{code:?}");
             assert_eq!(
                 header(&refusal, "WWW-Authenticate"),
                 Some(r#"Bearer realm="api_key", error="invalid_token""#)
@@ -212,13 +362,13 @@ mod tests {
 
     #[test]
     fn each_other_code_has_its_status() {
-        assert_eq!(refusal(Code::IpNotAllowed).status, 403);
-        assert_eq!(refusal(Code::ResourceMismatch).status, 403);
-        assert_eq!(refusal(Code::InsufficientScope).status, 403);
+        assert_eq!(refusal(Code::IpNotAllowed).kind.status, 403);
+        assert_eq!(refusal(Code::ResourceMismatch).kind.status, 403);
+        assert_eq!(refusal(Code::InsufficientScope).kind.status, 403);
         let overloaded = refusal(Code::Overloaded);
-        assert_eq!((overloaded.status, header(&overloaded, "Retry-After")), (503, Some("1")));
+        assert_eq!((overloaded.kind.status, header(&overloaded, "Retry-After")), (503, Some("1")));
         let throttled = refusal(Code::Throttled);
-        assert_eq!((throttled.status, header(&throttled, "Retry-After")), (429, Some("6")));
+        assert_eq!((throttled.kind.status, header(&throttled, "Retry-After")), (429, Some("6")));
         assert_eq!(header(&throttled, "RateLimit"), Some("\"failures\";r=0;t=60"));
         assert_eq!(header(&throttled, "RateLimit-Policy"), Some("\"failures\";q=10;w=60"));
     }
@@ -231,6 +381,31 @@ mod tests {
         assert_eq!(header(&refusal, "Retry-After"), Some("5"));
         assert_eq!(header(&refusal, "RateLimit"), Some("\"next\";r=0;t=11"));
         assert_eq!(header(&refusal, "RateLimit-Policy"), Some("\"next\";q=2;w=12"));
+    }
+
+    #[test]
+    fn each_kind_has_a_name_of_its_own_and_each_code_but_valid_a_kind() {
+        for (at, kind) in Kind::ALL.iter().enumerate() {
+            let found = Kind::ALL.iter().position(|other| other.name == kind.name);
+            assert_eq!(found, Some(at), "{}", kind.name);
+        }
+        for code in Code::ALL {
+            assert_eq!(Kind::of(code).is_some(), code != Code::Valid, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_has_the_characters_of_a_quoted_string_only() {
+        let refusal =
+            Refusal::insufficient_scope(&[Some("a:b".into()), None, Some("c\"\\é:d".into())], &[]);
+        assert_eq!(
+            header(&refusal, "WWW-Authenticate"),
+            Some(r#"Bearer realm="api_key", error="insufficient_scope", scope="a:b c:d""#)
+        );
+        assert_eq!(
+            refusal.error()[2],
+            r#"{"granted_scopes":[],"required_scopes":["a:b",null,"c\"\\é:d"]}"#
+        );
     }
 
     #[test]

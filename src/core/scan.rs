@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 
 use uuid::Uuid;
 
-use super::desk::Purpose;
+use super::hash_queue::Purpose;
 use super::table::Value;
 
 /// Microseconds for which a search is remembered after it was last heard of.

@@ -1,8 +1,9 @@
 //! A bounded hash table in memory that it is given: what shared memory can hold.
 //!
 //! It has room for as many entries as it has places, whatever their keys are: the places are common
-//! to all, and each shard chains those of its entries. Whoever works on a shard holds its lock. A
-//! table of n places has √n shards, so that what looks at all shards, or at all of one, looks at √n.
+//! to all, and each shard chains those of its entries. Each shard has a lock, under which all work on
+//! it is done. A table of n places has √n shards, so that work on all shards, or on all entries of
+//! one, takes √n steps.
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -40,7 +41,7 @@ pub fn hash<K: Hash>(key: &K) -> u64 {
     seeded_hash(0, key)
 }
 
-/// A hash whose collisions nobody can find who does not know the seed.
+/// A hash whose collisions cannot be found without the seed.
 pub fn seeded_hash<K: Hash>(seed: u64, key: &K) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write_u64(seed);
@@ -146,7 +147,7 @@ impl<'a, K: Copy + Eq + Hash, V: Value, L: Locks> Shards<'a, K, V, L> {
         loop {
             let done = self.with(key, &mut work);
             // Another may be faster and take the place that was made.
-            if done.is_ok() || !self.make_room(self.shard(key), now) {
+            if done.is_ok() || !self.evict_stale(self.shard(key), now) {
                 return done;
             }
         }
@@ -157,7 +158,8 @@ impl<'a, K: Copy + Eq + Hash, V: Value, L: Locks> Shards<'a, K, V, L> {
         (0..self.memory.bounds.len()).map(|shard| self.on(shard, &mut work)).collect()
     }
 
-    fn make_room(&self, first: usize, now: i64) -> bool {
+    /// Takes out stale entries of some shard. Whether there is a vacant place then.
+    fn evict_stale(&self, first: usize, now: i64) -> bool {
         let shards = self.memory.bounds.len();
         let made = (first..shards).chain(0..first).any(|shard| {
             self.memory.bounds[shard].load(Relaxed) <= now

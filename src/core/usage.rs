@@ -1,4 +1,7 @@
-//! What verifies leave behind: use counts and refusals, kept in memory until they are written.
+//! Usage: use counts and denials that verifies leave in memory until a flush writes them.
+//!
+//! A *denial* is a verify that did not answer VALID. Callers see denials as audit events named
+//! `refused`; a *refusal* in the code is always an answer over HTTP or an SQL error.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -74,9 +77,9 @@ impl Usage {
     }
 }
 
-/// What refusals have in common that are counted as one.
+/// What denials that are counted together have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RefusalKind {
+pub struct DenialKind {
     /// The database's oid.
     pub database: u32,
     /// The answer.
@@ -87,7 +90,7 @@ pub struct RefusalKind {
     pub client_ip: Option<Address>,
 }
 
-impl RefusalKind {
+impl DenialKind {
     /// The same without what an attacker can vary: where a flood ends up when there is no room.
     #[must_use]
     pub const fn coarse(self) -> Self {
@@ -95,9 +98,9 @@ impl RefusalKind {
     }
 }
 
-/// Refusals of a kind since the last flush. Times are microseconds since 2000-01-01 UTC.
+/// Denials of a kind since the last flush. Times are microseconds since 2000-01-01 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusals {
+pub struct Denials {
     /// How many.
     pub count: u64,
     /// The first.
@@ -106,10 +109,10 @@ pub struct Refusals {
     pub last_at: i64,
 }
 
-impl Value for Refusals {}
+impl Value for Denials {}
 
-impl Refusals {
-    /// One refusal.
+impl Denials {
+    /// One denial.
     #[must_use]
     pub const fn one(now: i64) -> Self {
         Self { count: 1, first_at: now, last_at: now }
@@ -123,7 +126,7 @@ impl Refusals {
     }
 }
 
-/// [`Usage`] of a key as SQL reads it (`write_pending`) and as a file keeps it over a restart.
+/// [`Usage`] of a key as `export_usage` gives it and as a file keeps it over a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRecord {
     database: u32,
@@ -158,9 +161,9 @@ impl UsageRecord {
     }
 }
 
-/// [`Refusals`] of a kind as SQL reads them (`write_pending`) and as a file keeps them.
+/// [`Denials`] of a kind as SQL reads them (`flush_denials`) and as a file keeps them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RefusalRecord {
+pub struct DenialRecord {
     database: u32,
     code: String,
     key_id: Option<String>,
@@ -170,32 +173,32 @@ pub struct RefusalRecord {
     last_at: i64,
 }
 
-impl From<&(RefusalKind, Refusals)> for RefusalRecord {
-    fn from((kind, refusals): &(RefusalKind, Refusals)) -> Self {
+impl From<&(DenialKind, Denials)> for DenialRecord {
+    fn from((kind, denials): &(DenialKind, Denials)) -> Self {
         Self {
             database: kind.database,
             code: kind.code.as_str().to_owned(),
             key_id: kind.key_id.map(|key_id| key_id.to_string()),
             client_ip: kind.client_ip.map(|address| address.to_string()),
-            count: refusals.count,
-            first_at: refusals.first_at,
-            last_at: refusals.last_at,
+            count: denials.count,
+            first_at: denials.first_at,
+            last_at: denials.last_at,
         }
     }
 }
 
-impl RefusalRecord {
+impl DenialRecord {
     /// The entry that the record was made of; `None` if its code is not one.
     #[must_use]
-    pub fn entry(&self) -> Option<(RefusalKind, Refusals)> {
-        let kind = RefusalKind {
+    pub fn entry(&self) -> Option<(DenialKind, Denials)> {
+        let kind = DenialKind {
             database: self.database,
             code: Code::from_name(&self.code)?,
             key_id: self.key_id.as_deref().and_then(|key_id| key_id.parse().ok()),
             client_ip: self.client_ip.as_deref().and_then(address),
         };
         let Self { count, first_at, last_at, .. } = *self;
-        Some((kind, Refusals { count, first_at, last_at }))
+        Some((kind, Denials { count, first_at, last_at }))
     }
 }
 
@@ -207,13 +210,14 @@ fn address(text: &str) -> Option<Address> {
     (prefix <= longest).then_some(Address { ip, prefix })
 }
 
-/// What is kept over a clean restart.
+/// All that a file keeps over a clean restart, and that a standby exports to its primary.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pending {
+pub struct UsageRecords {
     /// Use counts.
     pub usage: Vec<UsageRecord>,
-    /// Refusals.
-    pub refusals: Vec<RefusalRecord>,
+    /// Denials, under the name that `export_usage` gives them.
+    #[serde(rename = "refusals")]
+    pub denials: Vec<DenialRecord>,
 }
 
 #[cfg(test)]
@@ -253,15 +257,15 @@ mod tests {
                 uses: uses.into(), failures: failures.into(), last_used_at: at,
                 last_used_ip: client_ip,
             });
-            let refusals = (
-                RefusalKind { database, code: Code::ALL[code], key_id: Some(key_id), client_ip },
-                Refusals { count: uses.into(), first_at: 1, last_at: 2 },
+            let denials = (
+                DenialKind { database, code: Code::ALL[code], key_id: Some(key_id), client_ip },
+                Denials { count: uses.into(), first_at: 1, last_at: 2 },
             );
-            let pending = Pending { usage: vec![(&usage).into()], refusals: vec![(&refusals).into()] };
-            let text = serde_json::to_string(&pending)?;
-            let read: Pending = serde_json::from_str(&text)?;
+            let records = UsageRecords { usage: vec![(&usage).into()], denials: vec![(&denials).into()] };
+            let text = serde_json::to_string(&records)?;
+            let read: UsageRecords = serde_json::from_str(&text)?;
             prop_assert_eq!(read.usage[0].entry(), Some(usage));
-            prop_assert_eq!(read.refusals[0].entry(), Some(refusals));
+            prop_assert_eq!(read.denials[0].entry(), Some(denials));
         }
 
         #[test]

@@ -93,18 +93,72 @@ impl Code {
     }
 }
 
-/// What decides about a key whose secret was right. Times are in one unit and epoch of the
+/// The part of a key's row that says when it may be used. Times are in one unit and epoch of the
 /// caller's choice.
 #[derive(Debug, Clone, Copy)]
-pub struct KeyState<'a> {
+pub struct Validity {
     /// Whether it was revoked.
     pub revoked: bool,
-    /// Whether it is switched on.
+    /// Whether it is enabled.
     pub enabled: bool,
-    /// From when it is valid.
+    /// It is valid from this time on.
     pub not_before: Option<i64>,
-    /// Until when it is valid; not at that moment any more.
+    /// It is valid before this time.
     pub expires_at: Option<i64>,
+}
+
+/// The state of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It may be used.
+    Active,
+    /// It was revoked, for good.
+    Revoked,
+    /// It is switched off.
+    Disabled,
+    /// Its `not_before` is still to come.
+    NotYetValid,
+    /// Its `expires_at` has passed.
+    Expired,
+}
+
+impl Status {
+    /// The state as `list_api_keys` shows it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Revoked => "revoked",
+            Self::Disabled => "disabled",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl Validity {
+    /// The state at `now`. The first reason against the key counts.
+    #[must_use]
+    pub fn status(self, now: i64) -> Status {
+        if self.revoked {
+            Status::Revoked
+        } else if !self.enabled {
+            Status::Disabled
+        } else if self.not_before.is_some_and(|from| now < from) {
+            Status::NotYetValid
+        } else if self.expires_at.is_some_and(|until| now >= until) {
+            Status::Expired
+        } else {
+            Status::Active
+        }
+    }
+}
+
+/// The part of a key's row that decides about a request whose secret was right.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyState<'a> {
+    /// When it may be used.
+    pub validity: Validity,
     /// The resource that it is bound to.
     pub resource_id: Option<&'a [u8]>,
     /// What it may do.
@@ -130,15 +184,14 @@ pub fn decide(key: KeyState<'_>, request: Request<'_>) -> Code {
     let granted = |scope: &Option<&[u8]>| {
         scope.is_some_and(|scope| scope::grants(key.scopes.iter().copied(), scope))
     };
-    if key.revoked {
-        Code::Revoked
-    } else if !key.enabled {
-        Code::Disabled
-    } else if key.not_before.is_some_and(|from| request.now < from) {
-        Code::NotYetValid
-    } else if key.expires_at.is_some_and(|until| request.now >= until) {
-        Code::Expired
-    } else if !request.ip_allowed {
+    match key.validity.status(request.now) {
+        Status::Revoked => return Code::Revoked,
+        Status::Disabled => return Code::Disabled,
+        Status::NotYetValid => return Code::NotYetValid,
+        Status::Expired => return Code::Expired,
+        Status::Active => {}
+    }
+    if !request.ip_allowed {
         Code::IpNotAllowed
     } else if matches!((key.resource_id, request.resource_id), (Some(a), Some(b)) if a != b) {
         Code::ResourceMismatch
@@ -154,10 +207,12 @@ mod tests {
     use super::*;
 
     const KEY: KeyState<'_> = KeyState {
-        revoked: false,
-        enabled: true,
-        not_before: Some(10),
-        expires_at: Some(20),
+        validity: Validity {
+            revoked: false,
+            enabled: true,
+            not_before: Some(10),
+            expires_at: Some(20),
+        },
         resource_id: Some(b"site-1"),
         scopes: &[b"articles:read"],
     };
@@ -183,9 +238,9 @@ mod tests {
         assert_eq!(decide(key, request), Code::Expired);
         request.now = 9;
         assert_eq!(decide(key, request), Code::NotYetValid);
-        key.enabled = false;
+        key.validity.enabled = false;
         assert_eq!(decide(key, request), Code::Disabled);
-        key.revoked = true;
+        key.validity.revoked = true;
         assert_eq!(decide(key, request), Code::Revoked);
     }
 

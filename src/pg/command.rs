@@ -2,19 +2,18 @@
 //! none of it once nobody waits for it any more.
 
 use std::io::{ErrorKind, Read};
-use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys;
-use pgrx::prelude::*;
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process_group,
     set_child_subreaper, waitid, waitpgid,
 };
 use zeroize::Zeroizing;
+
+use super::raw::server;
 
 /// Why there is no output.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,7 +59,7 @@ pub fn output(command: &str, most: usize, within: Duration) -> Result<Zeroizing<
             return Err(Failure::TooSlow);
         }
         running.wait(open);
-        pgrx::check_for_interrupts!();
+        server::check_for_interrupts();
     }
 }
 
@@ -74,7 +73,8 @@ struct Running {
 
 impl Running {
     fn start(command: &str) -> Option<Self> {
-        end_with_this_process();
+        // A termination of this process ends it where it waits, and drops nothing.
+        server::at_exit(end_group);
         let _ = set_child_subreaper(Some(getpid()));
         let child = Command::new("/bin/sh")
             .args(["-c", command])
@@ -119,22 +119,7 @@ impl Running {
 
     /// Waits until there is something to read, if there may be, or for a moment.
     fn wait(&self, open: bool) {
-        let stdout = self.child.stdout.as_ref().filter(|_| open);
-        let readable = if stdout.is_some() { pg_sys::WL_SOCKET_READABLE } else { 0 };
-        let events =
-            pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH | readable;
-        // SAFETY: waits for this process's own latch, which interrupts set, and for a pipe that
-        // stays open meanwhile.
-        unsafe {
-            pg_sys::WaitLatchOrSocket(
-                pg_sys::MyLatch,
-                events.cast_signed(),
-                stdout.map_or(pg_sys::PGINVALID_SOCKET, AsRawFd::as_raw_fd),
-                i64::try_from(GLANCE.as_millis()).unwrap_or(1),
-                pg_sys::PG_WAIT_EXTENSION,
-            );
-            pg_sys::ResetLatch(pg_sys::MyLatch);
-        }
+        server::wait_for(self.child.stdout.as_ref().filter(|_| open), GLANCE);
     }
 }
 
@@ -163,17 +148,4 @@ fn end_group() {
         }
     }
     let _ = set_child_subreaper(None);
-}
-
-/// A termination of this process ends it where it waits, and drops nothing.
-fn end_with_this_process() {
-    #[pg_guard]
-    unsafe extern "C-unwind" fn end(_code: i32, _argument: pg_sys::Datum) {
-        end_group();
-    }
-    static REGISTERED: AtomicBool = AtomicBool::new(false);
-    if !REGISTERED.swap(true, Ordering::Relaxed) {
-        // SAFETY: a function of this library, which is never unloaded.
-        unsafe { pg_sys::before_shmem_exit(Some(end), pg_sys::Datum::from(0)) }
-    }
 }

@@ -4,7 +4,8 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
 use crate::core::hash::HashError;
-use crate::core::refusal::Refusal;
+use crate::core::jsonb::TooLong;
+use crate::core::refusal::Kind;
 
 /// What can go wrong besides a caller's mistake. No variant holds a secret or a hash.
 #[derive(Debug, thiserror::Error)]
@@ -24,15 +25,15 @@ pub enum Error {
     /// An answer that no jsonb holds.
     #[error("the answer is too long")]
     TooLong,
+    /// A query of ours has other parameters or columns than it must have.
+    #[error("a query of api_key has other types than its library")]
+    Parameters,
     /// The extension's tables are not there.
     #[error("the extension api_key is not installed in this database")]
     NotInstalled,
     /// A table is not as this library reads it; what is not.
     #[error("the tables of api_key are not those of its library")]
     OtherVersion(&'static str),
-    /// A text from inside the extension is not a key's.
-    #[error("not the text of an API key")]
-    NotAKey,
     /// There is no worker to write use counts.
     #[error("nothing can be flushed here")]
     NothingToFlush,
@@ -54,6 +55,9 @@ pub enum Error {
     /// A setting of PostgREST's is not what PostgREST sets.
     #[error("invalid request.headers")]
     RequestHeaders,
+    /// The setting of the claims is not what PostgREST sets.
+    #[error("invalid request.jwt.claims")]
+    RequestClaims,
     /// Rate limits are counted in shared memory only.
     #[error("rate limits need api_key to be preloaded")]
     NoRateLimits,
@@ -70,11 +74,17 @@ pub enum Error {
     #[error("invalid p_cost")]
     RateLimitCost,
     /// Code of somebody else runs, which must not become the session's.
-    #[error("{}", Refusal::NOT_HERE)]
+    #[error("{}", Kind::RESTRICTED.message)]
     NotHere,
     /// A text that was to be one command.
     #[error("more than one expression")]
     SeveralCommands,
+}
+
+impl From<TooLong> for Error {
+    fn from(_: TooLong) -> Self {
+        Self::TooLong
+    }
 }
 
 impl From<HashError> for Error {
@@ -114,6 +124,11 @@ impl Error {
                 "A jsonb object holds less than 256 MiB.",
                 "Require fewer scopes.",
             ),
+            Self::Parameters => (
+                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                "A parameter or a column is of another type.",
+                "After an upgrade, restart the server and run ALTER EXTENSION api_key UPDATE.",
+            ),
             Self::NotInstalled => (
                 PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
                 "The table api_key_internal.keys is missing.",
@@ -123,11 +138,6 @@ impl Error {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 detail,
                 "After an upgrade, restart the server and run ALTER EXTENSION api_key UPDATE; undo what else has changed the table.",
-            ),
-            Self::NotAKey => (
-                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-                "The text does not have the form of a key.",
-                "Pass the whole text of the key.",
             ),
             Self::NothingToFlush => (
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -164,6 +174,11 @@ impl Error {
                 "The setting is not a JSON object of texts.",
                 "PostgREST sets it; elsewhere SET it to the headers of the request as a JSON object.",
             ),
+            Self::RequestClaims => (
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "The setting is not JSON.",
+                "PostgREST sets it; elsewhere SET it to the claims as a JSON object.",
+            ),
             Self::NoRateLimits => (
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "They are counted in shared memory, which there is none of.",
@@ -191,8 +206,8 @@ impl Error {
             ),
             Self::NotHere => (
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                Refusal::NOT_HERE_DETAIL,
-                Refusal::NOT_HERE_HINT,
+                Kind::RESTRICTED.detail,
+                Kind::RESTRICTED.hint,
             ),
             Self::SeveralCommands => (
                 PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,

@@ -2,12 +2,11 @@
 
 use uuid::Uuid;
 
-use super::recording::key_ref;
+use super::memory::{State, key_ref};
 use super::settings;
-use super::shared::State;
 
-/// Whether there is some of the budget left. Nothing is taken while a check waits for room: those
-/// who wait with the right secret, or give up waiting, leave it as it is.
+/// Whether there is some of the budget left. Nothing is taken while a check waits for a hash slot:
+/// checks that wait with the right secret, or give up waiting, leave it as it is.
 pub fn is_left(state: &State, key_id: Uuid, now: i64) -> bool {
     let key = key_ref(key_id);
     let arrival = state.failures.with(&key, |table| table.find(&key));

@@ -2,39 +2,44 @@
 //! or a refusal. `authenticate_request` (sql/40_gate.sql) raises the refusal, because an SQLSTATE
 //! of PostgREST's own does not get through Rust.
 
-use std::ffi::{CStr, CString};
 use std::net::{IpAddr, Ipv6Addr};
 
-use pgrx::pg_sys;
-use pgrx::prelude::*;
 use uuid::Uuid;
 
-use super::call::sql_function;
-use super::error::Error;
+use super::error::{Error, OrRaise};
 use super::identity::{self, Identity};
-use super::jsonb;
 use super::limits::{Limit, Per};
-use super::recording;
-use super::rows::Column;
+use super::raw::call::sql_function;
+use super::raw::inet::Inet;
+use super::raw::options::{get as setting, set};
+use super::raw::types::{Bool, Jsonb, Text};
+use super::rows::Keys;
 use super::settings;
 use super::verify::{self, ProvenKey, Question};
 use crate::core::claims::Claims;
 use crate::core::headers::Headers;
-use crate::core::refusal::Refusal;
+use crate::core::jsonb::object;
+use crate::core::refusal::{Kind, Refusal};
 use crate::core::subject::Subject;
 use crate::core::verdict::Code;
 
-sql_function!(admit_request, pg_finfo_admit_request, admit);
+sql_function! {
+    /// NULL, or the texts of a refusal.
+    fn admit_request() -> Option<Jsonb> {
+        admitted().err().map(|refusal| {
+            let (message, detail) = refusal.message_and_detail();
+            let texts = object(&mut [
+                ("message", message.as_bytes().into()),
+                ("detail", detail.as_bytes().into()),
+            ]);
+            texts.or_raise()
+        })
+    }
 
-/// `admit_request()`: NULL, or the texts of a refusal.
-unsafe fn admit(_: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
-    admitted().err().map(|refusal| {
-        let (message, detail) = refusal.message_and_detail();
-        jsonb::object(&mut [
-            ("message", message.as_bytes().into()),
-            ("detail", detail.as_bytes().into()),
-        ])
-    })
+    /// Whether keys may be given this role.
+    fn is_key_role(role: Text) -> Bool {
+        settings::key_roles().iter().any(|allowed| allowed.as_bytes() == role)
+    }
 }
 
 fn admitted() -> Result<(), Refusal> {
@@ -88,14 +93,14 @@ fn check_place() -> Result<(), Refusal> {
     if setting(c"request.method").is_empty() {
         Error::NotHere.raise();
     }
-    Err(Refusal::not_here())
+    Err(Kind::RESTRICTED.into())
 }
 
 /// The role of a key, and what `verify_api_key` says of it: a jsonb without its length.
 fn verified(text: &str, requester: &mut Requester) -> Result<(String, Vec<u8>), Refusal> {
     let answer = verify::answer(Question {
         text: Some(text.as_bytes()),
-        client_ip: requester.client.and_then(recording::inet),
+        client_ip: requester.client.and_then(Inet::from_ip),
         ..Question::default()
     });
     match &answer.key {
@@ -109,33 +114,11 @@ fn verified(text: &str, requester: &mut Requester) -> Result<(String, Vec<u8>), 
 
 /// The database role of a key's requests.
 fn role(key: &ProvenKey) -> Result<String, Refusal> {
-    match key.row.text(Column::Role) {
+    match key.row.get(Keys::ROLE) {
         None => Ok(settings::authenticated_role()),
         Some(role) => Some(String::from_utf8_lossy(role).into_owned())
-            .filter(|role| is_key_role(role))
-            .ok_or_else(Refusal::role_not_allowed),
-    }
-}
-
-/// Whether keys may be given this role.
-#[pg_extern(sql = false)]
-fn is_key_role(role: &str) -> bool {
-    settings::key_roles().iter().any(|allowed| allowed == role)
-}
-
-/// A setting of PostgREST's; empty if it is not set.
-fn setting(name: &CStr) -> String {
-    // SAFETY: the names and values are C strings; PostgreSQL converts them from the encoding of the
-    // database, into a copy if need be, and the result is copied at once.
-    unsafe {
-        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
-        if value.is_null() {
-            return String::new();
-        }
-        let length = CStr::from_ptr(value).count_bytes();
-        let length = i32::try_from(length).unwrap_or(0);
-        let value = pg_sys::pg_server_to_any(value, length, pg_sys::pg_enc::PG_UTF8.cast_signed());
-        CStr::from_ptr(value).to_string_lossy().into_owned()
+            .filter(|role| is_key_role(role.as_bytes()))
+            .ok_or_else(|| Kind::ROLE_NOT_ALLOWED.into()),
     }
 }
 
@@ -147,20 +130,6 @@ fn path() -> String {
     if path.starts_with('/') { path.into_owned() } else { format!("/{path}") }
 }
 
-/// Sets a setting until the end of the transaction, as `set_config` does.
-fn set(name: &str, value: &str) {
-    let Ok(value) = CString::new(value) else { return };
-    // SAFETY: PostgreSQL converts the C string to the encoding of the database, into a copy if need
-    // be; set_config_by_name takes two texts and a boolean.
-    unsafe {
-        let length = i32::try_from(value.count_bytes()).unwrap_or(0);
-        let utf8 = pg_sys::pg_enc::PG_UTF8.cast_signed();
-        let value = CStr::from_ptr(pg_sys::pg_any_to_server(value.as_ptr(), length, utf8));
-        let arguments = [name.into_datum(), value.to_bytes().into_datum(), true.into_datum()];
-        pgrx::direct_function_call_as_datum(pg_sys::set_config_by_name, &arguments);
-    }
-}
-
 /// Who makes the request, as far as it is known.
 #[derive(Default)]
 struct Requester {
@@ -169,31 +138,34 @@ struct Requester {
     user_id: Option<Uuid>,
     tenant_id: Option<Uuid>,
     tier: Option<String>,
-    scopes: Vec<String>,
+    /// None only for a token without the claim.
+    scopes: Option<Vec<String>>,
 }
 
 impl Requester {
     fn read_key(&mut self, key: &ProvenKey) {
         let text = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
         self.key_id = Some(key.key_id);
-        self.user_id = key.row.uuid(Column::UserId);
-        self.tenant_id = key.row.uuid(Column::TenantId);
-        self.tier = key.row.text(Column::Tier).map(text);
-        self.scopes = verify::scopes(&key.row).into_iter().flatten().map(text).collect();
+        self.user_id = key.row.get(Keys::USER_ID);
+        self.tenant_id = key.row.get(Keys::TENANT_ID);
+        self.tier = key.row.get(Keys::TIER).map(text);
+        self.scopes = Some(verify::scopes(&key.row).into_iter().flatten().map(text).collect());
     }
 
     /// What PostgREST has read from the token of the request.
     fn read_claims(&mut self) {
-        let claims = Claims::read(&setting(c"request.jwt.claims"));
-        self.user_id = claims.user_id;
-        self.tenant_id = claims.tenant_id;
-        self.tier = claims.tier;
-        self.scopes = claims.scopes;
+        // A claim that cannot be read gives nobody an identity; commands refuse it.
+        let Ok(claims) = Claims::read(&setting(c"request.jwt.claims")) else { return };
+        self.user_id = claims.user_id.value();
+        self.tenant_id = claims.tenant_id.value();
+        self.tier = claims.tier.value();
+        self.scopes = claims.scopes.value();
     }
 
     /// What policies written for tokens read.
     fn claims(&self, role: &str) -> String {
-        let mut claims = serde_json::json!({ "role": role, "scopes": self.scopes });
+        let scopes = self.scopes.as_deref().unwrap_or_default();
+        let mut claims = serde_json::json!({ "role": role, "scopes": scopes });
         let optional = [
             ("sub", self.user_id.map(|id| id.to_string())),
             ("tenant_id", self.tenant_id.map(|id| id.to_string())),
@@ -214,6 +186,7 @@ impl Requester {
             user_id: self.user_id,
             tenant_id: self.tenant_id,
             scopes: self.scopes,
+            tier: self.tier,
             api_key,
         }
     }

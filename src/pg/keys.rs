@@ -1,53 +1,96 @@
 //! Helpers of sql/20_keys.sql: the text of a key, its secret and its hash.
 
-use pgrx::IntoDatum;
-use pgrx::prelude::*;
 use rand::rngs::SysRng;
-use uuid::Uuid;
 
-use super::admission::Room;
-use super::error::{Error, OrRaise};
+use super::error::OrRaise;
 use super::foreign;
+use super::hash_slots::HashSlot;
+use super::memory::{self, WorkArea};
+use super::raw::call::sql_function;
+use super::raw::server;
+use super::raw::spi::{self, Mode};
+use super::raw::types::{Array, Bool, Int4, Int8, Jsonb, Str, Text, Timestamp, Uuid, oid};
 use super::settings;
-use super::shared;
-use super::work_area::WorkArea;
-use crate::core::key::PresentedKey;
+use crate::core::jsonb::object;
+use crate::core::verdict::Validity;
 use crate::core::{hash, hash::HashError, key, scope};
 
-/// A key as it may be shown.
-#[pg_extern(sql = false, immutable, parallel_safe)]
-fn mask(prefix: &str, key_id: pgrx::Uuid) -> String {
-    key::mask(prefix, Uuid::from_bytes(*key_id.as_bytes()))
-}
+sql_function! {
+    /// A key as it may be shown.
+    fn mask(prefix: Str, key_id: Uuid) -> Str {
+        key::mask(prefix, key_id)
+    }
 
-/// Whether the granted scopes grant the required one.
-#[pg_extern(sql = false, immutable, parallel_safe)]
-fn grants(granted: Vec<Option<String>>, required: &str) -> bool {
-    scope::grants(granted.iter().flatten().map(String::as_bytes), required.as_bytes())
-}
+    /// Whether a text is the prefix of a key.
+    fn is_key_prefix(prefix: Text) -> Bool {
+        key::is_prefix(prefix)
+    }
 
-/// The text of a key with a secret of its own.
-#[pg_extern(sql = false)]
-fn make_key(prefix: &str, key_id: pgrx::Uuid) -> String {
-    let secret = key::generate_secret(&mut operating_system_rng());
-    let text = key::format(prefix, Uuid::from_bytes(*key_id.as_bytes()), &secret);
-    text.expose().to_owned()
-}
+    /// Whether the granted scopes grant the required one.
+    fn grants(granted: Array<Text>, required: Text) -> Bool {
+        scope::grants(granted.into_iter().flatten(), required)
+    }
 
-/// The hash under which the secret of a key is stored; NULL if there is no room to hash.
-#[pg_extern(sql = false)]
-fn hash_key(api_key: &str) -> Option<String> {
-    let key =
-        PresentedKey::parse(api_key.as_bytes()).unwrap_or_else(|_malformed| Error::NotAKey.raise());
-    shared::with(|state| {
-        let _room = Room::for_command(state)?;
-        Some(hash_secret(key.secret).or_raise())
-    })
+    /// The text of a key with a new secret, and the hash under which that is stored; NULL if there is no
+    /// room to hash.
+    fn mint(prefix: Text, key_id: Uuid) -> Option<Jsonb> {
+        let prefix = std::str::from_utf8(prefix).unwrap_or_default();
+        let secret = key::generate_secret(&mut operating_system_rng());
+        let hash = memory::with(|state| {
+            let _slot = HashSlot::for_command(state)?;
+            Some(hash_secret(secret.expose().as_bytes()).or_raise())
+        })?;
+        let text = key::format(prefix, key_id, &secret);
+        let minted = object(&mut [
+            ("api_key", text.expose().as_bytes().into()),
+            ("secret_hash", hash.as_bytes().into()),
+        ]);
+        Some(minted.or_raise())
+    }
+
+    /// The state of a key at this moment.
+    fn key_status(
+        revoked_at: Option<Timestamp>,
+        enabled: Option<Bool>,
+        not_before: Option<Timestamp>,
+        expires_at: Option<Timestamp>,
+    ) -> Str {
+        let validity = Validity {
+            revoked: revoked_at.is_some(),
+            enabled: enabled == Some(true),
+            not_before,
+            expires_at,
+        };
+        validity.status(server::now()).as_str().to_owned()
+    }
+
+    /// See [`foreign::is_restricted`].
+    fn in_restricted_operation(takes_away: Option<Bool>) -> Bool {
+        match takes_away {
+            Some(true) => foreign::is_in_restricted_operation(),
+            _ => foreign::is_restricted(),
+        }
+    }
+
+    /// Active keys of a user in a tier, under a snapshot of this moment. Not by pgrx's SPI, which in a
+    /// transaction that has written takes the transaction's snapshot again.
+    fn count_active_keys_now(user_id: Uuid, tier: Str) -> Int8 {
+        let query = c"SELECT pg_catalog.cardinality(api_key_internal.active_keys($1, $2))";
+        spi::with_latest_snapshot(|| {
+            spi::session(|session| {
+                let plan = session.prepare(query, &[oid::<Uuid>(), oid::<Str>()]);
+                let user_id = session.value::<Uuid>(user_id);
+                let tier = session.value::<Str>(tier.to_owned());
+                let rows = plan.execute(&[Some(user_id), Some(tier)], Mode::ReadOnly, 1);
+                rows.get::<Int4>(1).unwrap_or_default().into()
+            })
+        })
+    }
 }
 
 /// Ends a hash, and what it is for, if the query was cancelled.
 pub fn checkpoint() {
-    pgrx::check_for_interrupts!();
+    server::check_for_interrupts();
 }
 
 /// The PHC string of a secret under today's cost. The caller has room to hash.
@@ -61,45 +104,4 @@ pub fn hash_secret(secret: &[u8]) -> Result<String, HashError> {
 /// The operating system's generator. Should it ever fail, the call that asked fails (XX000).
 pub fn operating_system_rng() -> impl rand::CryptoRng {
     rand::rand_core::UnwrapErr(SysRng)
-}
-
-/// See [`foreign::is_restricted`].
-#[pg_extern(sql = false)]
-fn in_restricted_operation(takes_away: Option<bool>) -> bool {
-    match takes_away {
-        Some(true) => foreign::is_in_restricted_operation(),
-        _ => foreign::is_restricted(),
-    }
-}
-
-/// Active keys of a user in a tier, under a snapshot of this moment.
-#[pg_extern(sql = false)]
-fn count_active_keys_now(user_id: pgrx::Uuid, tier: &str) -> i64 {
-    let query = c"SELECT pg_catalog.cardinality(api_key_internal.active_keys($1, $2))";
-    let mut types = [pg_sys::UUIDOID, pg_sys::TEXTOID];
-    let null = pg_sys::Datum::from(0);
-    let mut values = [user_id.into_datum().unwrap_or(null), tier.into_datum().unwrap_or(null)];
-    // SAFETY: a read-only SPI call (not pgrx's, which in a transaction that has written takes the
-    // transaction's snapshot again) under a snapshot that is pushed and popped around it; after
-    // an error both are undone by the end of the (sub)transaction. The array is never NULL.
-    unsafe {
-        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-        pg_sys::SPI_connect();
-        pg_sys::SPI_execute_with_args(
-            query.as_ptr(),
-            2,
-            types.as_mut_ptr(),
-            values.as_mut_ptr(),
-            std::ptr::null(),
-            true,
-            1,
-        );
-        let mut is_null = false;
-        let table = pg_sys::SPI_tuptable;
-        let count = pg_sys::SPI_getbinval(*(*table).vals, (*table).tupdesc, 1, &mut is_null);
-        let count = i64::try_from(count.value()).unwrap_or(0);
-        pg_sys::SPI_finish();
-        pg_sys::PopActiveSnapshot();
-        count
-    }
 }

@@ -1,19 +1,21 @@
 //! Keys that came from elsewhere: how they are found by their text, and the helpers of
 //! sql/30_legacy.sql.
 
-use pgrx::prelude::*;
 use uuid::Uuid;
 
-use super::admission::Room;
 use super::error::{Error, OrRaise};
+use super::hash_slots::HashSlot;
 use super::keys::{checkpoint, hash_secret, operating_system_rng};
-use super::root_key::{Handle, RootKey};
-use super::rows::{self, Row};
+use super::memory::{self, Counter, State, WorkArea, text_handle};
+use super::raw::call::sql_function;
+use super::raw::server;
+use super::raw::types::{Bool, JsonValue, Str, Text};
+use super::root_key::RootKey;
+use super::rows::{self, Keys, Row};
 use super::scan;
 use super::settings;
-use super::shared::{self, Counter, Place, State};
 use super::verify::Suspects;
-use super::work_area::WorkArea;
+use crate::core::handle::Handle;
 use crate::core::key::PresentedKey;
 use crate::core::legacy::{self, Imported, Refused, Scheme};
 use crate::core::verdict::Code;
@@ -33,14 +35,14 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
     rows::keep_fingerprint(fingerprint);
     let handle = root_key.of_text(text);
     let one = |row: Row, handle| {
-        let key_id = row.uuid(rows::Column::KeyId);
+        let key_id = row.get(Keys::KEY_ID);
         Suspects { rows: vec![row], secret: text, legacy: true, key_id, handle }
     };
     if let Some(row) = Row::find_by_handle([handle]) {
         return Ok(one(row, None));
     }
     // Where this text was found before, which saves the search. It may be gone since.
-    let known = shared::with(|state| place(state, handle));
+    let known = memory::with(|state| known_text(state, handle));
     if let Some(row) = known.and_then(Row::find) {
         return Ok(one(row, Some(handle)));
     }
@@ -64,16 +66,16 @@ pub fn find(text: &[u8]) -> Result<Suspects<'_>, Code> {
 }
 
 /// The key of a text, if that was found before.
-pub fn place(state: &State, handle: Handle) -> Option<Uuid> {
-    let place = Place::here(handle);
-    state.places.with(&place, |table| table.find(&place))
+pub fn known_text(state: &State, handle: Handle) -> Option<Uuid> {
+    let text = text_handle(handle);
+    state.known_texts.with(&text, |table| table.find(&text))
 }
 
 /// Remembers where a text was found that is not looked up by its own handle yet.
 pub fn found(state: &State, handle: Handle, key_id: Uuid) {
-    let place = Place::here(handle);
-    state.places.with(&place, |table| {
-        let remember = || table.entry(place, || key_id, |found| *found = key_id);
+    let text = text_handle(handle);
+    state.known_texts.with(&text, |table| {
+        let remember = || table.entry(text, || key_id, |found| *found = key_id);
         if remember().is_err() {
             // Others of its shard are forgotten: they are found again by a search.
             table.retain(|_, _| false);
@@ -82,44 +84,45 @@ pub fn found(state: &State, handle: Handle, key_id: Uuid) {
     });
 }
 
-/// What is to be stored of a hash from elsewhere: `{scheme, stored, handle, imported}`, or NULL if it is
-/// not a hash of the scheme. `scheme` NULL has it told by its form.
-#[pg_extern(sql = false)]
-fn legacy_credential(hash: Option<&str>, scheme: Option<&str>) -> Option<pgrx::JsonB> {
-    let hash = hash?;
-    let scheme = match scheme {
-        Some(name) => Scheme::from_name(name)?,
-        None => legacy::detect(hash)?,
-    };
-    let root_key = RootKey::load(false).or_raise();
-    let (stored, handle) = if scheme == Scheme::Plaintext {
-        // A text in our own form would be looked up as ours, and never found.
-        let ours = PresentedKey::parse(hash.as_bytes()).is_ok();
-        if hash.is_empty() || hash.len() > legacy::MAX_TEXT || ours {
-            return None;
-        }
-        // An import is not given up in the middle because others hash too.
-        let stored = shared::with(|state| {
-            let _room = Room::for_job(state);
-            hash_secret(hash.as_bytes()).or_raise()
-        });
-        (stored, Some(root_key.of_text(hash.as_bytes())))
-    } else {
-        let imported = import(scheme, hash)?;
-        let handle = imported.digest.map(|digest| root_key.of_digest(scheme, &digest));
-        (imported.stored, handle)
-    };
-    let imported = match (scheme, handle) {
-        // Its hash has a salt of its own each time.
-        (Scheme::Plaintext, Some(handle)) => handle,
-        _ => root_key.of_import(&stored),
-    };
-    Some(pgrx::JsonB(serde_json::json!({
-        "scheme": scheme.as_str(),
-        "stored": stored,
-        "handle": handle.map(|handle| base16ct::lower::encode_string(&handle)),
-        "imported": base16ct::lower::encode_string(&imported),
-    })))
+sql_function! {
+    /// What is to be stored of a hash from elsewhere: `{scheme, stored, handle, imported}`, or NULL if it is
+    /// not a hash of the scheme. `scheme` NULL has it told by its form.
+    fn legacy_credential(hash: Option<Text>, scheme: Option<Text>) -> Option<JsonValue> {
+        let hash = hash?;
+        let scheme = match scheme {
+            Some(name) => Scheme::from_name(str::from_utf8(name).ok()?)?,
+            None => legacy::detect(str::from_utf8(hash).ok()?)?,
+        };
+        let root_key = RootKey::load(false).or_raise();
+        let (stored, handle) = if scheme == Scheme::Plaintext {
+            // A text in our own form would be looked up as ours, and never found.
+            let ours = PresentedKey::parse(hash).is_ok();
+            if hash.is_empty() || hash.len() > legacy::MAX_TEXT || ours {
+                return None;
+            }
+            // An import is not given up in the middle because others hash too.
+            let stored = memory::with(|state| {
+                let _slot = HashSlot::for_job(state);
+                hash_secret(hash).or_raise()
+            });
+            (stored, Some(root_key.of_text(hash)))
+        } else {
+            let imported = import(scheme, str::from_utf8(hash).ok()?)?;
+            let handle = imported.digest.map(|digest| root_key.of_digest(scheme, &digest));
+            (imported.stored, handle)
+        };
+        let imported = match (scheme, handle) {
+            // Its hash has a salt of its own each time.
+            (Scheme::Plaintext, Some(handle)) => handle,
+            _ => root_key.of_import(&stored),
+        };
+        Some(serde_json::json!({
+            "scheme": scheme.as_str(),
+            "stored": stored,
+            "handle": handle.map(|handle| base16ct::lower::encode_string(&handle)),
+            "imported": base16ct::lower::encode_string(&imported),
+        }))
+    }
 }
 
 /// Reads a hash from elsewhere; `None` if it is not one of the scheme.
@@ -131,29 +134,34 @@ fn import(scheme: Scheme, hash: &str) -> Option<Imported> {
     }
 }
 
-/// A bare legacy hash, wrapped in argon2id. Waits for room as long as it takes.
-#[pg_extern(sql = false)]
-fn wrap_hash(stored: &str) -> String {
-    pgrx::check_for_interrupts!();
-    shared::with(|state| {
-        let _room = Room::for_job(state);
-        let cost = settings::argon2_cost();
-        legacy::wrap(stored, cost, &mut operating_system_rng(), WorkArea::new).or_raise()
-    })
+sql_function! {
+    /// A bare legacy hash, wrapped in argon2id. Waits for room as long as it takes.
+    fn wrap_hash(stored: Str) -> Str {
+        server::check_for_interrupts();
+        memory::with(|state| {
+            let _slot = HashSlot::for_job(state);
+            let cost = settings::argon2_cost();
+            legacy::wrap(stored, cost, &mut operating_system_rng(), WorkArea::new).or_raise()
+        })
+    }
 }
 
-/// Whether a text is the one that a hash from elsewhere was made of. It costs no more than verifying
-/// an imported key does: the bounds of what is imported, and room among the hashes at a time.
-#[pg_extern(sql = false)]
-fn matches_hash(text: &str, hash: &str) -> bool {
-    let imported = legacy::detect(hash).and_then(|scheme| import(scheme, hash));
-    let Some(imported) = imported.filter(|_| text.len() <= legacy::MAX_TEXT) else {
-        return false;
-    };
-    shared::with(|state| {
-        let _room = Room::for_check(state).unwrap_or_else(|| Error::NoRoom.raise());
-        state.count(Counter::HashesRun);
-        legacy::verify(text.as_bytes(), &imported.stored, WorkArea::new, checkpoint)
-            .unwrap_or(false)
-    })
+sql_function! {
+    /// Whether a text is the one that a hash from elsewhere was made of. It costs no more than verifying
+    /// an imported key does: the bounds of what is imported, and room among the hashes at a time.
+    fn matches_hash(text: Text, hash: Text) -> Bool {
+        // Hashes are ASCII.
+        let imported = str::from_utf8(hash)
+            .ok()
+            .and_then(|hash| legacy::detect(hash).and_then(|scheme| import(scheme, hash)));
+        let Some(imported) = imported.filter(|_| text.len() <= legacy::MAX_TEXT) else {
+            return false;
+        };
+        memory::with(|state| {
+            let _slot = HashSlot::for_check(state).unwrap_or_else(|| Error::NoRoom.raise());
+            state.count(Counter::HashesRun);
+            legacy::verify(text, &imported.stored, WorkArea::new, checkpoint)
+                .unwrap_or(false)
+        })
+    }
 }

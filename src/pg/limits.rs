@@ -1,39 +1,38 @@
 //! Rate limits: definitions are rows (sql/45_rate_limits.sql), read at each use; what was taken of
 //! them is in shared memory.
 
-use pgrx::pg_sys;
-use pgrx::prelude::*;
 use uuid::Uuid;
 
-use super::array;
-use super::call::{argument, sql_function};
-use super::error::Error;
-use super::jsonb::{self, Value};
-use super::relation::{Row, Scan};
-use super::rows;
-use super::shared::{self, Counter, Sharded, State};
+use super::error::{Error, OrRaise};
+use super::memory::{self, Counter, State, Table};
+use super::raw::call::sql_function;
+use super::raw::jsonb;
+use super::raw::like::is_like;
+use super::raw::relation::relation;
+use super::raw::scan::{Row, Scan};
+use super::raw::server;
+use super::raw::types::{Int4, Int8, Jsonb, Text};
+use super::rows::{self, Keys};
 use crate::core::gcra::Rate;
+use crate::core::jsonb::{Value, object};
 use crate::core::memo::Tag;
 use crate::core::refusal::{Standing, seconds};
 use crate::core::subject::Subject;
 use crate::core::table::Full;
-use crate::relation;
-
-sql_function!(check_rate_limit, pg_finfo_check_rate_limit, check);
 
 relation! {
-    /// The columns of the definitions.
-    Column, 2, "rate_limits" {
-        Name "name" TEXTOID,
-        MaxRequests "max_requests" INT4OID,
-        Period "period" INT8OID,
-        Burst "burst" INT4OID,
-        Per "per" TEXTOID,
-        Tier "tier" TEXTOID,
-        Method "method" TEXTOID,
-        Path "path" TEXTOID,
+    /// The table of the definitions.
+    Definitions, 2, "rate_limits" {
+        NAME "name" Text,
+        MAX_REQUESTS "max_requests" Int4,
+        PERIOD "period" Int8,
+        BURST "burst" Int4,
+        PER "per" Text,
+        TIER "tier" Text,
+        METHOD "method" Text,
+        PATH "path" Text,
     }
-    "rate_limits_pkey" on Name;
+    "rate_limits_pkey" on NAME;
 }
 
 /// What a limit of requests is counted by.
@@ -90,51 +89,33 @@ impl Limit {
     /// The definition of this name.
     pub fn find(name: &[u8]) -> Option<Self> {
         let mut found = None;
-        // SAFETY: a text is a varlena as a bytea is.
-        let scan = unsafe { Scan::by(Column::Name, name.into_datum()?) };
-        scan.each(|row| found = Some(Self::read(row)));
+        Scan::by(Definitions::NAME.equals(name)).each(|row| found = Some(Self::read(row)));
         found
     }
 
-    fn read(row: &Row<Column>) -> Self {
-        let text = |column| row.text(column).map(<[u8]>::to_vec);
+    fn read(row: &Row<Definitions>) -> Self {
+        let text = |column| row.get(column).map(<[u8]>::to_vec);
         // A table's constraints have them positive; whatever else is there allows least.
-        let number = |column| row.datum(column).map_or(0, pg_sys::Datum::value);
-        let count = |column| u32::try_from(number(column)).unwrap_or(1);
+        let count = |column| u32::try_from(row.get(column).unwrap_or_default()).unwrap_or(1);
+        let name = row.get(Definitions::NAME).unwrap_or_default();
         Self {
-            name: String::from_utf8_lossy(row.text(Column::Name).unwrap_or_default()).into_owned(),
-            max_requests: count(Column::MaxRequests),
-            period: i64::try_from(number(Column::Period))
-                .ok()
-                .filter(|n| *n > 0)
-                .unwrap_or(i64::MAX),
-            burst: count(Column::Burst),
-            per: row.text(Column::Per).and_then(Per::from_name),
-            tier: text(Column::Tier),
-            method: text(Column::Method),
-            path: text(Column::Path),
+            name: String::from_utf8_lossy(name).into_owned(),
+            max_requests: count(Definitions::MAX_REQUESTS),
+            period: row.get(Definitions::PERIOD).filter(|n| *n > 0).unwrap_or(i64::MAX),
+            burst: count(Definitions::BURST),
+            per: row.get(Definitions::PER).and_then(Per::from_name),
+            tier: text(Definitions::TIER),
+            method: text(Definitions::METHOD),
+            path: text(Definitions::PATH),
         }
     }
 
     /// Whether it is for requests of this method and path.
     pub fn covers(&self, method: &[u8], path: &[u8]) -> bool {
-        let like = |pattern: &[u8]| {
-            // SAFETY: textlike takes two texts, and no collation but "C" to compare bytes.
-            pattern.into_datum().zip(path.into_datum()).is_some_and(|(pattern, path)| unsafe {
-                pg_sys::DirectFunctionCall2Coll(
-                    Some(textlike),
-                    pg_sys::C_COLLATION_OID,
-                    path,
-                    pattern,
-                )
-                .value()
-                    != 0
-            })
-        };
         // HEAD does what GET does.
         let method: &[u8] = if method == b"HEAD" { b"GET" } else { method };
         self.method.as_ref().is_none_or(|of| of == method)
-            && self.path.as_ref().is_none_or(|pattern| like(pattern))
+            && self.path.as_ref().is_none_or(|pattern| is_like(path, pattern))
     }
 
     fn rate(&self) -> Rate {
@@ -142,7 +123,7 @@ impl Limit {
     }
 
     /// Where the gate counts.
-    fn counts<'a>(&self, state: &'a State) -> &'a Sharded<Subject, i64> {
+    fn counts<'a>(&self, state: &'a State) -> &'a Table<Subject, i64> {
         if self.per == Some(Per::Client) { &state.client_limits } else { &state.limits }
     }
 
@@ -150,7 +131,7 @@ impl Limit {
     /// transactions that still see the old one cannot spend what the new one allows. A key's owner
     /// is its user, who may have many.
     pub fn subject(&self, text: &[u8], owner: Option<Uuid>) -> Subject {
-        shared::with(|state| match owner {
+        memory::with(|state| match owner {
             Some(user) if self.per == Some(Per::Key) => {
                 let tag = self.tag(state, b"rate limit of keys of a user ", user.as_bytes());
                 Subject::of_owner(tag, state.hash(&text))
@@ -162,8 +143,7 @@ impl Limit {
     fn tag(&self, state: &State, kind: &[u8], of: &[u8]) -> Tag {
         let mut definition = Vec::with_capacity(128);
         definition.extend(kind);
-        // SAFETY: set since the backend has connected.
-        definition.extend(unsafe { pg_sys::MyDatabaseId }.to_u32().to_le_bytes());
+        definition.extend(server::database().to_le_bytes());
         definition.extend(self.max_requests.to_le_bytes());
         definition.extend(self.period.to_le_bytes());
         definition.extend(self.burst.to_le_bytes());
@@ -187,8 +167,8 @@ impl Limit {
         })
     }
 
-    /// As [`Self::take`], for a subject that the caller says it is: whoever runs SQL can say that it is
-    /// many, so it gets no place among those of keys.
+    /// As [`Self::take`], for a subject that the caller merely claims to be. A caller that runs SQL can
+    /// claim any number of subjects, so they take no places from keys.
     pub fn take_claimed(&self, subject: Subject) -> (Standing<'_>, Result<Subject, i64>) {
         let (standing, taken) = self.check(subject, 1);
         (standing, taken.map(|()| subject))
@@ -197,7 +177,7 @@ impl Limit {
     /// Gives back one request that was taken and counted there.
     pub fn give_back(&self, place: Subject) {
         let give_back = |arrival: &mut i64| self.rate().give_back(arrival);
-        shared::with(|state| {
+        memory::with(|state| {
             let here = self.counts(state).with(&place, |table| table.modify(&place, give_back));
             if here.is_none() {
                 state.check_limits.with(&place, |table| table.modify(&place, give_back));
@@ -235,9 +215,9 @@ impl Limit {
         &self,
         count: impl FnOnce(&State, i64) -> Result<(i64, Result<T, i64>), Full>,
     ) -> (Standing<'_>, Result<T, i64>) {
-        let now = monotonic_now();
+        let now = server::monotonic_now();
         let rate = self.rate();
-        shared::with(|state| {
+        memory::with(|state| {
             if !state.is_shared() {
                 Error::NoRateLimits.raise();
             }
@@ -259,59 +239,42 @@ fn most_apart(state: &State) -> usize {
     (state.limits.capacity() / 16).clamp(1, 256)
 }
 
-/// `textlike` as a function pointer that PostgreSQL can call.
-#[pg_guard]
-unsafe extern "C-unwind" fn textlike(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: passes the call on.
-    unsafe { pg_sys::textlike(fcinfo) }
-}
-
-/// Microseconds of a clock that nobody sets, the same in all processes.
-pub fn monotonic_now() -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
-}
-
 /// The user of the key whose id this is, as the gate writes it.
 fn owner(subject: &[u8]) -> Option<Uuid> {
     let id = Uuid::try_parse_ascii(subject).ok()?;
     let mut text = Uuid::encode_buffer();
     let is_same = id.hyphenated().encode_lower(&mut text).as_bytes() == subject;
-    rows::Row::find(id).filter(|_| is_same)?.uuid(rows::Column::UserId)
+    rows::Row::find(id).filter(|_| is_same)?.get(Keys::USER_ID)
 }
 
-/// `check_rate_limit(p_name text, p_subject text, p_cost integer)`
-unsafe fn check(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
-    // SAFETY: sql/45_rate_limits.sql declares three arguments of these types.
-    let (name, subject, cost) = unsafe {
-        (
-            argument(fcinfo, 0).map(|datum| array::text_bytes(datum)),
-            argument(fcinfo, 1).map(|datum| array::text_bytes(datum)),
-            argument(fcinfo, 2).and_then(|datum| i32::from_datum(datum, false)),
-        )
-    };
-    let cost = cost.and_then(|cost| u32::try_from(cost).ok()).filter(|cost| *cost > 0);
-    let Some(subject) = subject else {
-        Error::NoSubject.raise();
-    };
-    let Some(cost) = cost else {
-        Error::RateLimitCost.raise();
-    };
-    let Some(limit) = name.and_then(Limit::find) else {
-        Error::NoSuchRateLimit.raise();
-    };
-    let owner = if limit.per == Some(Per::Key) { owner(subject) } else { None };
-    let (standing, taken) = limit.check(limit.subject(subject, owner), cost);
-    let retry_after = match taken {
-        Ok(()) => jsonb::integer(0),
-        Err(_) if cost > limit.burst => Value::Null,
-        Err(wait) => jsonb::integer(seconds(wait).max(1)),
-    };
-    Some(jsonb::object(&mut [
-        ("allowed", Value::Bool(taken.is_ok())),
-        ("limit", jsonb::integer(limit.max_requests.into())),
-        ("remaining", jsonb::integer(standing.rate.remaining(standing.arrival, standing.now))),
-        ("retry_after", retry_after),
-        ("reset", jsonb::integer(seconds(standing.rate.reset(standing.arrival, standing.now)))),
-    ]))
+sql_function! {
+    /// Counts a use of a rate limit by its name.
+    fn check_rate_limit(name: Option<Text>, subject: Option<Text>, cost: Option<Int4>) -> Jsonb {
+        let cost = cost.and_then(|cost| u32::try_from(cost).ok()).filter(|cost| *cost > 0);
+        let Some(subject) = subject else {
+            Error::NoSubject.raise();
+        };
+        let Some(cost) = cost else {
+            Error::RateLimitCost.raise();
+        };
+        let Some(limit) = name.and_then(Limit::find) else {
+            Error::NoSuchRateLimit.raise();
+        };
+        let owner = if limit.per == Some(Per::Key) { owner(subject) } else { None };
+        let (standing, taken) = limit.check(limit.subject(subject, owner), cost);
+        let retry_after = match taken {
+            Ok(()) => jsonb::integer(0),
+            Err(_) if cost > limit.burst => Value::Null,
+            Err(wait) => jsonb::integer(seconds(wait).max(1)),
+        };
+        let reset = standing.rate.reset(standing.arrival, standing.now);
+        object(&mut [
+            ("allowed", Value::Bool(taken.is_ok())),
+            ("limit", jsonb::integer(limit.max_requests.into())),
+            ("remaining", jsonb::integer(standing.rate.remaining(standing.arrival, standing.now))),
+            ("retry_after", retry_after),
+            ("reset", jsonb::integer(seconds(reset))),
+        ])
+        .or_raise()
+    }
 }

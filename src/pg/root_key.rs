@@ -6,12 +6,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hmac::Hmac;
 use hmac::digest::{FixedOutput, KeyInit, Update};
-use pgrx::prelude::*;
+use pgrx::log;
 use rand::TryRng;
 use rand::rngs::SysRng;
 use sha2::Sha256;
@@ -19,14 +19,15 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::command::{self, Failure};
 use super::error::{Error, OrRaise};
-use super::limits::monotonic_now;
 use super::locks::Lock;
-use super::{settings, shared};
+use super::memory::{self, CommandStatus};
+use super::raw::call::sql_function;
+use super::raw::server;
+use super::raw::types::Str;
+use super::settings;
+use crate::core::handle::Handle;
 use crate::core::legacy::Scheme;
 use crate::core::table;
-
-/// By which a legacy key is found: HMAC-SHA256 under the root key, cut to 128 bits.
-pub type Handle = [u8; 16];
 
 /// What the texts of legacy keys are looked up by.
 #[derive(Clone)]
@@ -69,7 +70,7 @@ impl RootKey {
             let text = from_file(&source.file, make)?;
             Self::read(&text).ok_or(Error::RootKey(NOT_A_KEY))?
         } else {
-            shared::with(|state| state.root_key_command().load(&source))?
+            memory::with(|state| Command(state.root_key_command).load(&source))?
         };
         LOADED.set(Some((source, key.clone())));
         Ok(key)
@@ -173,31 +174,25 @@ fn make_file(path: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
 const COMMAND_TIME: Duration = Duration::from_secs(10);
 /// How long a command that failed is not run again, in microseconds.
 const PAUSE: i64 = 10_000_000;
-/// A command that is interrupted after this has failed: whoever asks with a shorter
-/// `statement_timeout` than it takes must not have it run each time.
-const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How the command of the root key fares, for all backends: anybody can ask about a text, so a
-/// command that fails is not run for each.
-#[repr(C)]
-pub struct RootKeyCommand {
-    /// When it failed (monotonic microseconds); 0 if it did not.
-    failed_at: AtomicI64,
-    /// Tells the settings apart: others are tried at once.
-    source: AtomicU64,
-    /// Why, as a place in `REASONS`.
-    reason: AtomicUsize,
-}
+/// The command of the root key, and how it fares for all backends: anybody can ask about a text, so
+/// a command that fails is not run for each.
+#[derive(Clone, Copy)]
+struct Command<'a>(&'a CommandStatus);
 
 /// What is wrong with a command.
-const REASONS: [&str; 4] = [
+const REASONS: [&str; 5] = [
     "The command took too long, and was ended.",
     "The command cannot be run.",
     "The command failed.",
     NOT_A_KEY,
+    "The command takes longer than statement_timeout allows here.",
 ];
+/// The place of the last one. A session that gives up says nothing to those that wait longer: only
+/// sessions that would give up as soon do not run the command again.
+const INTERRUPTED: usize = 4;
 
-impl RootKeyCommand {
+impl Command<'_> {
     /// Runs the command, in one session at a time.
     fn load(&self, source: &Source) -> Result<RootKey, Error> {
         self.last_failure(source)?;
@@ -209,7 +204,7 @@ impl RootKeyCommand {
     }
 
     fn run(&self, source: &Source) -> Result<RootKey, Error> {
-        let mut run = Run { of: self, source, begun: Instant::now(), outcome: None };
+        let mut run = Run { of: self.0, source, begun: Instant::now(), outcome: None };
         let key = command::output(&source.command, MOST_BYTES, COMMAND_TIME)
             .map_err(|failure| match failure {
                 Failure::TooSlow => 0,
@@ -225,18 +220,27 @@ impl RootKeyCommand {
 
     /// The failure because of which the command is not to be run now.
     fn last_failure(&self, source: &Source) -> Result<(), Error> {
-        let failed_at = self.failed_at.load(Ordering::Acquire);
+        let failed_at = self.0.failed_at.load(Ordering::Acquire);
         let paused = failed_at != 0
-            && monotonic_now() - failed_at < PAUSE
-            && self.source.load(Ordering::Relaxed) == table::hash(source);
-        let reason = REASONS.get(self.reason.load(Ordering::Relaxed));
-        reason.filter(|_| paused).map_or(Ok(()), |reason| Err(Error::RootKey(reason)))
+            && server::monotonic_now() - failed_at < PAUSE
+            && self.0.source.load(Ordering::Relaxed) == table::hash(source);
+        let reason = self.0.reason.load(Ordering::Relaxed);
+        let concerns = reason != INTERRUPTED || is_too_short(self.0.lasted.load(Ordering::Relaxed));
+        let reason = REASONS.get(reason).filter(|_| paused && concerns);
+        reason.map_or(Ok(()), |reason| Err(Error::RootKey(reason)))
     }
+}
+
+/// Whether `statement_timeout` would interrupt a command that has run for so long, in microseconds. The
+/// statement began a little before the command did.
+fn is_too_short(lasted: i64) -> bool {
+    let timeout = i64::from(server::statement_timeout()) * 1000;
+    timeout != 0 && timeout <= lasted + lasted / 8 + 50_000
 }
 
 /// A run of the command, whose outcome is noted when it is dropped.
 struct Run<'a> {
-    of: &'a RootKeyCommand,
+    of: &'a CommandStatus,
     source: &'a Source,
     begun: Instant,
     /// `None` while it runs, and so for one that is interrupted; then the reason if it failed.
@@ -245,23 +249,28 @@ struct Run<'a> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        let interrupted = || (self.begun.elapsed() >= PATIENCE).then_some(0);
-        let Some(reason) = self.outcome.unwrap_or_else(interrupted) else {
-            // Neither does an interrupt at once tell that it works.
-            if self.outcome.is_some() {
+        let reason = match self.outcome {
+            Some(None) => {
                 self.of.failed_at.store(0, Ordering::Release);
+                return;
             }
-            return;
+            Some(Some(reason)) => reason,
+            None => {
+                let lasted = i64::try_from(self.begun.elapsed().as_micros()).unwrap_or(i64::MAX);
+                self.of.lasted.store(lasted, Ordering::Relaxed);
+                INTERRUPTED
+            }
         };
         self.of.reason.store(reason, Ordering::Relaxed);
         self.of.source.store(table::hash(self.source), Ordering::Relaxed);
-        self.of.failed_at.store(monotonic_now(), Ordering::Release);
+        self.of.failed_at.store(server::monotonic_now(), Ordering::Release);
     }
 }
 
-/// The fingerprint of the root key, which is made if this database has had none.
-#[pg_extern(sql = false)]
-fn root_key_fingerprint() -> String {
-    let make = super::rows::root_key_fingerprint().is_none();
-    RootKey::load(make).or_raise().fingerprint()
+sql_function! {
+    /// The fingerprint of the root key, which is made if this database has had none.
+    fn root_key_fingerprint() -> Str {
+        let make = super::rows::root_key_fingerprint().is_none();
+        RootKey::load(make).or_raise().fingerprint()
+    }
 }

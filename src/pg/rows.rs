@@ -2,59 +2,55 @@
 
 use std::cell::RefCell;
 
-use pgrx::pg_sys;
-use pgrx::prelude::*;
-use uuid::Uuid;
-
-use super::array;
-use super::relation::{self, Comparison, Scan, Version};
-use super::root_key::Handle;
+use super::raw::relation::{Version, relation};
+use super::raw::scan::{self, Scan};
+use super::raw::types::{Array, Bool, Bytea, Inet, Int4, Jsonb, Text, Timestamp, Uuid};
+use crate::core::handle::Handle;
 use crate::core::scan::Cursor;
-use crate::relation;
 
 relation! {
-    /// The columns of keys that are read here.
-    Column, 0, "keys" {
-        SecretVersion "secret_version" INT4OID,
-        Enabled "enabled" BOOLOID,
-        KeyPrefix "key_prefix" TEXTOID,
-        SecretHash "secret_hash" TEXTOID,
-        Name "name" TEXTOID,
-        Tier "tier" TEXTOID,
-        Environment "environment" TEXTOID,
-        Kind "kind" TEXTOID,
-        Scopes "scopes" TEXTARRAYOID,
-        Metadata "metadata" JSONBOID,
-        UserId "user_id" UUIDOID,
-        TenantId "tenant_id" UUIDOID,
-        ResourceId "resource_id" TEXTOID,
-        AllowedIps "allowed_ips" INETARRAYOID,
-        NotBefore "not_before" TIMESTAMPTZOID,
-        ExpiresAt "expires_at" TIMESTAMPTZOID,
-        PreviousSecretHash "previous_secret_hash" TEXTOID,
-        GraceExpiresAt "grace_expires_at" TIMESTAMPTZOID,
-        RevokedAt "revoked_at" TIMESTAMPTZOID,
-        KeyId "key_id" UUIDOID,
-        LegacyScheme "legacy_scheme" TEXTOID,
-        LegacyPrefix "legacy_prefix" TEXTOID,
-        LookupHandle "lookup_handle" BYTEAOID,
-        Role "role" TEXTOID,
+    /// The table of keys.
+    Keys, 0, "keys" {
+        SECRET_VERSION "secret_version" Int4,
+        ENABLED "enabled" Bool,
+        KEY_PREFIX "key_prefix" Text,
+        SECRET_HASH "secret_hash" Text,
+        NAME "name" Text,
+        TIER "tier" Text,
+        ENVIRONMENT "environment" Text,
+        KIND "kind" Text,
+        SCOPES "scopes" Array<Text>,
+        METADATA "metadata" Jsonb,
+        USER_ID "user_id" Uuid,
+        TENANT_ID "tenant_id" Uuid,
+        RESOURCE_ID "resource_id" Text,
+        ALLOWED_IPS "allowed_ips" Array<Inet>,
+        NOT_BEFORE "not_before" Timestamp,
+        EXPIRES_AT "expires_at" Timestamp,
+        PREVIOUS_SECRET_HASH "previous_secret_hash" Text,
+        GRACE_EXPIRES_AT "grace_expires_at" Timestamp,
+        REVOKED_AT "revoked_at" Timestamp,
+        KEY_ID "key_id" Uuid,
+        LEGACY_SCHEME "legacy_scheme" Text,
+        LEGACY_PREFIX "legacy_prefix" Text,
+        LOOKUP_HANDLE "lookup_handle" Bytea,
+        ROLE "role" Text,
     }
-    "keys_pkey" on KeyId;
-    "keys_lookup_handle" on LookupHandle;
-    "keys_legacy_prefix" on LegacyPrefix, KeyId;
+    "keys_pkey" on KEY_ID;
+    "keys_lookup_handle" on LOOKUP_HANDLE;
+    "keys_legacy_prefix" on LEGACY_PREFIX, KEY_ID;
 }
 
 relation! {
-    /// The columns of the table of the root key's fingerprint.
-    RootKeyColumn, 1, "root_key" {
-        Fingerprint "fingerprint" TEXTOID,
-        Schemes "schemes" TEXTARRAYOID,
+    /// The table of the root key's fingerprint.
+    RootKeys, 1, "root_key" {
+        FINGERPRINT "fingerprint" Text,
+        SCHEMES "schemes" Array<Text>,
     }
 }
 
 /// The row of a key: a copy, so that no page stays pinned while a secret is hashed.
-pub type Row = relation::Row<Column>;
+pub type Row = scan::Row<Keys>;
 
 /// The longest prefix by which a legacy key is found.
 const MAX_PREFIX: usize = 64;
@@ -70,20 +66,20 @@ thread_local! {
 /// Once there it stays, as long as the table does, and is read once a backend.
 pub fn root_key_fingerprint() -> Option<Vec<u8>> {
     let known = FINGERPRINT.with_borrow(|known| {
-        let current = known.as_ref().filter(|(of, _)| of.is_current::<RootKeyColumn>());
+        let current = known.as_ref().filter(|(of, _)| of.is_current::<RootKeys>());
         current.map(|(_, fingerprint)| fingerprint.clone())
     });
     known.or_else(|| {
         let mut found = None;
-        let fingerprint = RootKeyColumn::Fingerprint;
-        Scan::all().each(|row| found = row.text(fingerprint).map(<[u8]>::to_vec));
+        let fingerprint = RootKeys::FINGERPRINT;
+        Scan::all().each(|row| found = row.get(fingerprint).map(<[u8]>::to_vec));
         found
     })
 }
 
 /// Keeps a fingerprint that a root key has matched.
 pub fn keep_fingerprint(fingerprint: Vec<u8>) {
-    let of = Version::current::<RootKeyColumn>();
+    let of = Version::current::<RootKeys>();
     FINGERPRINT.set(of.map(|of| (of, fingerprint)));
 }
 
@@ -92,10 +88,8 @@ pub fn keep_fingerprint(fingerprint: Vec<u8>) {
 /// Read each time, so that a key is found as soon as its import is committed.
 pub fn imported_schemes() -> Option<Vec<Vec<u8>>> {
     let mut found = None;
-    Scan::all().each(|row: &relation::Row<RootKeyColumn>| {
-        // SAFETY: the column is a text[].
-        let texts = |datum| unsafe { array::texts(datum) };
-        let schemes = row.datum(RootKeyColumn::Schemes).map(texts);
+    Scan::all().each(|row| {
+        let schemes = row.get(RootKeys::SCHEMES);
         found = schemes.map(|texts| texts.into_iter().flatten().map(<[u8]>::to_vec).collect());
     });
     found
@@ -103,20 +97,16 @@ pub fn imported_schemes() -> Option<Vec<Vec<u8>>> {
 
 impl Row {
     /// Reads the row of a key, if the statement's snapshot sees one.
-    pub fn find(key_id: Uuid) -> Option<Self> {
-        let key_id = key_id.into_bytes();
-        // SAFETY: a uuid is 16 bytes by reference.
-        unsafe { Scan::by(Column::KeyId, pg_sys::Datum::from(key_id.as_ptr())).copy() }
+    pub fn find(key_id: uuid::Uuid) -> Option<Self> {
+        Scan::by(Keys::KEY_ID.equals(&key_id)).copy()
     }
 
     /// Reads the row of the legacy key that has one of these handles, the first of them if there
     /// are several.
     pub fn find_by_handle(handles: impl IntoIterator<Item = Handle>) -> Option<Self> {
-        let mut scan = Scan::along(Column::LookupHandle, 1);
+        let mut scan = Scan::along(Keys::LOOKUP_HANDLE);
         handles.into_iter().find_map(|handle| {
-            let value = handle.as_slice().into_datum()?;
-            // SAFETY: a bytea.
-            unsafe { scan.seek([(Comparison::Equal, value)]) };
+            scan.seek([Keys::LOOKUP_HANDLE.equals(&handle)]);
             scan.copy()
         })
     }
@@ -141,40 +131,20 @@ impl Row {
     }
 
     /// Keys of one prefix in the order of their ids, those after one if it is given.
-    fn of_prefix(prefix: &[u8], after: Option<Uuid>, most: usize) -> Vec<Self> {
-        // A text is a varlena as a bytea is.
-        let Some(prefix) = prefix.into_datum() else {
-            return Vec::new();
+    fn of_prefix(prefix: &[u8], after: Option<uuid::Uuid>, most: usize) -> Vec<Self> {
+        let prefix = Keys::LEGACY_PREFIX.equals(prefix);
+        let Some(after) = after else {
+            let mut scan = Scan::by(prefix);
+            return std::iter::from_fn(|| scan.copy()).take(most).collect();
         };
-        let mut scan = Scan::along(Column::LegacyPrefix, 1 + i32::from(after.is_some()));
-        let prefix = (Comparison::Equal, prefix);
-        let after = after.map(Uuid::into_bytes);
-        // SAFETY: a text and a uuid, which are kept until the rows are copied.
-        unsafe {
-            match &after {
-                Some(after) => scan.seek([prefix, (Comparison::Greater, after.as_ptr().into())]),
-                None => scan.seek([prefix]),
-            }
-        }
+        let mut scan = Scan::along(Keys::LEGACY_PREFIX);
+        scan.seek([prefix, Keys::KEY_ID.is_after(&after)]);
         std::iter::from_fn(|| scan.copy()).take(most).collect()
-    }
-
-    /// A uuid column.
-    pub fn uuid(&self, column: Column) -> Option<Uuid> {
-        // SAFETY: callers name uuid columns, which are 16 bytes by reference.
-        self.datum(column)
-            .map(|datum| unsafe { Uuid::from_bytes(*datum.cast_mut_ptr::<[u8; 16]>()) })
     }
 
     /// How many secrets the key has had.
     pub fn secret_version(&self) -> i64 {
-        let version = self.datum(Column::SecretVersion);
-        version.map_or(0, |version| i64::try_from(version.value()).unwrap_or(0))
-    }
-
-    /// A timestamptz column: microseconds since 2000-01-01 UTC.
-    pub fn timestamp(&self, column: Column) -> Option<pg_sys::TimestampTz> {
-        self.datum(column).map(|datum| datum.value().cast_signed() as pg_sys::TimestampTz)
+        self.get(Keys::SECRET_VERSION).unwrap_or_default().into()
     }
 }
 
@@ -184,16 +154,14 @@ impl Row {
 /// The greatest value that is not greater than a text is its longest prefix, or else the two have
 /// in common all that a prefix can have: so the search goes on with that, and few steps find it.
 fn longest_prefix(text: &[u8]) -> Option<usize> {
-    let mut scan = Scan::along(Column::LegacyPrefix, 1);
+    let mut scan = Scan::along(Keys::LEGACY_PREFIX);
     let mut text = text;
     loop {
-        let value = text.into_datum()?;
         let compare = |found: &[u8]| {
             (found.len(), found.iter().zip(text).take_while(|(a, b)| a == b).count())
         };
-        // SAFETY: a text.
-        let last = unsafe { scan.last_text([(Comparison::AtMost, value)], compare) };
-        let (length, common) = last?;
+        let at_most = [Keys::LEGACY_PREFIX.is_at_most(text)];
+        let (length, common) = scan.last_text(Keys::LEGACY_PREFIX, at_most, compare)?;
         if common == length {
             return Some(length);
         }

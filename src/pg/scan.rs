@@ -6,16 +6,15 @@
 use std::cell::Cell;
 use std::time::Instant;
 
-use pgrx::pg_sys;
-
-use super::admission::Room;
+use super::hash_slots::HashSlot;
 use super::legacy;
-use super::root_key::Handle;
-use super::rows::{Column, Row};
+use super::memory::{Counter, State, text_handle};
+use super::raw::server;
+use super::rows::{Keys, Row};
 use super::settings;
-use super::shared::{Counter, Place, State};
 use super::verify::{Candidate, Suspects};
-use crate::core::desk::Purpose;
+use crate::core::handle::{Handle, TextHandle};
+use crate::core::hash_queue::Purpose;
 use crate::core::scan::{Cursor, Progress};
 use crate::core::verdict::Code;
 
@@ -23,7 +22,7 @@ use crate::core::verdict::Code;
 pub const PAGE: usize = 32;
 
 /// Looks for the key of the suspects' text: first among their rows, then among those that come
-/// after. The room is for what else is to be hashed of the text; none if it was known meanwhile.
+/// after. The slot is for what else is to be hashed of the text; none if it was known meanwhile.
 ///
 /// # Errors
 /// `Overloaded` if the time was over first, `NotFound` if there is no such key.
@@ -32,13 +31,13 @@ pub fn run<'a>(
     suspects: &mut Suspects<'_>,
     handle: Handle,
     now: i64,
-) -> Result<(Candidate, Option<Room<'a>>), Code> {
+) -> Result<(Candidate, Option<HashSlot<'a>>), Code> {
     let scan = Scan::begin(state, handle, now);
-    let mut place = legacy::place(state, handle);
+    let mut known = legacy::known_text(state, handle);
     'pages: while !suspects.rows.is_empty() {
-        pgrx::check_for_interrupts!();
-        // Nothing is read from tables while this one has room: there might be a lock to wait for,
-        // of one who waits for room.
+        server::check_for_interrupts();
+        // Nothing is read from tables while this one holds a slot: there might be a lock to wait for,
+        // of a process that waits for a slot.
         let mut held = None;
         for candidate in suspects.candidates(now) {
             let here = suspects.rows.get(candidate.row).and_then(cursor);
@@ -46,14 +45,14 @@ pub fn run<'a>(
             if scan.tried() >= here {
                 continue;
             }
-            let room: Room<'_> = match held.take() {
-                Some(room) => room,
+            let slot: HashSlot<'_> = match held.take() {
+                Some(slot) => slot,
                 None => scan.wait()?,
             };
-            if room.has_waited() {
-                let found = legacy::place(state, handle);
-                if found != std::mem::replace(&mut place, found) {
-                    drop(room);
+            if slot.has_waited() {
+                let found = legacy::known_text(state, handle);
+                if found != std::mem::replace(&mut known, found) {
+                    drop(slot);
                     let rows = found.and_then(Row::find).into_iter().collect();
                     let page = std::mem::replace(&mut suspects.rows, rows);
                     if let Some(known) = suspects.known(state, &suspects.candidates(now)) {
@@ -63,30 +62,30 @@ pub fn run<'a>(
                     continue 'pages;
                 }
                 if scan.tried() >= here {
-                    held = Some(room);
+                    held = Some(slot);
                     continue;
                 }
             }
             if suspects.matches(state, &candidate) {
                 scan.update(Progress::succeed);
-                return Ok((candidate, Some(room)));
+                return Ok((candidate, Some(slot)));
             }
-            drop(room);
+            drop(slot);
             if let Some(here) = here {
-                scan.update(|progress| progress.advance(here, time()));
+                scan.update(|progress| progress.advance(here, server::now()));
             }
         }
         drop(held);
         let last = suspects.rows.last().and_then(cursor);
         suspects.rows = Row::find_by_prefix(suspects.secret, last.max(scan.tried()), PAGE);
     }
-    scan.update(|progress| progress.fail(time()));
+    scan.update(|progress| progress.fail(server::now()));
     Err(Code::NotFound)
 }
 
 struct Scan<'a> {
     state: &'a State,
-    place: Place,
+    text: TextHandle,
     purpose: Purpose,
     begun: Instant,
     hashes: Cell<u32>,
@@ -94,10 +93,10 @@ struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     fn begin(state: &'a State, handle: Handle, now: i64) -> Self {
-        let place = Place::here(handle);
+        let text = text_handle(handle);
         let begun = Instant::now();
         let hashes = Cell::new(0);
-        let mut scan = Self { state, place, purpose: Purpose::Fresh, begun, hashes };
+        let mut scan = Self { state, text, purpose: Purpose::Fresh, begun, hashes };
         scan.purpose = Progress::purpose(scan.progress(), now);
         if scan.purpose == Purpose::Resumed {
             state.count(Counter::ScansResumed);
@@ -107,30 +106,30 @@ impl<'a> Scan<'a> {
 
     /// The last candidate that this call or another one with the same text has tried.
     fn tried(&self) -> Option<Cursor> {
-        self.progress().and_then(|progress| progress.tried(time()))
+        self.progress().and_then(|progress| progress.tried(server::now()))
     }
 
     fn progress(&self) -> Option<Progress> {
-        self.state.scans.with(&self.place, |table| table.find(&self.place))
+        self.state.scans.with(&self.text, |table| table.find(&self.text))
     }
 
-    /// Room for one hash.
-    fn wait(&self) -> Result<Room<'a>, Code> {
+    /// Waits for a slot, for one hash.
+    fn wait(&self) -> Result<HashSlot<'a>, Code> {
         let left = settings::legacy_scan_time().saturating_sub(self.begun.elapsed());
         // Who comes back has waited before.
         let patience = match self.purpose {
             Purpose::Resumed => left,
             _ => left.min(settings::hash_queue_timeout()),
         };
-        // Each call gets further by one hash at least, if there is room.
-        let room = if left.is_zero() && self.hashes.get() > 0 {
+        // Each call gets further by one hash at least, if there is a slot.
+        let slot = if left.is_zero() && self.hashes.get() > 0 {
             None
         } else {
-            Room::wait(self.state, self.purpose, patience)
+            HashSlot::wait(self.state, self.purpose, patience)
         };
         self.hashes.set(self.hashes.get() + 1);
-        room.ok_or_else(|| {
-            self.update(|progress| progress.pause(time()));
+        slot.ok_or_else(|| {
+            self.update(|progress| progress.pause(server::now()));
             self.state.count(Counter::ScansPaused);
             Code::Overloaded
         })
@@ -138,13 +137,13 @@ impl<'a> Scan<'a> {
 
     /// Changes what is remembered of the text.
     fn update(&self, change: impl FnOnce(&mut Progress)) {
-        let now = time();
+        let now = server::now();
         let mut change = Some(change);
         let mut remember = || {
-            self.state.scans.with_room(&self.place, now, |table| {
+            self.state.scans.with_room(&self.text, now, |table| {
                 table.entry_at(
                     now,
-                    self.place,
+                    self.text,
                     || Progress::new(now),
                     |progress| {
                         if let Some(change) = change.take() {
@@ -165,11 +164,6 @@ impl<'a> Scan<'a> {
 }
 
 fn cursor(row: &Row) -> Option<Cursor> {
-    let prefix = row.text(Column::LegacyPrefix)?.len();
-    row.uuid(Column::KeyId).map(|key_id| Cursor::new(prefix, key_id))
-}
-
-fn time() -> i64 {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+    let prefix = row.get(Keys::LEGACY_PREFIX)?.len();
+    row.get(Keys::KEY_ID).map(|key_id| Cursor::new(prefix, key_id))
 }

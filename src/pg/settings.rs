@@ -5,8 +5,9 @@ use std::num::NonZero;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
+use super::raw::{options, server};
 use crate::core::gcra::Rate;
 use crate::core::hash::Cost;
 
@@ -80,8 +81,7 @@ pub fn sizes() -> Sizes {
         failure_entries: entries(&FAILURE_ENTRIES),
         refusal_entries: entries(&REFUSAL_ENTRIES),
         rate_limit_entries: entries(&RATE_LIMIT_ENTRIES),
-        // SAFETY: set before libraries are asked for the shared memory that they need.
-        backends: usize::try_from(unsafe { pg_sys::MaxBackends }).unwrap_or(0),
+        backends: server::max_backends(),
     }
 }
 
@@ -356,8 +356,7 @@ pub fn register(preloading: bool) {
             (Postmaster, plain),
         );
     }
-    // SAFETY: the name is a C string that lives for ever.
-    unsafe { pg_sys::MarkGUCPrefixReserved(c"api_key".as_ptr()) }
+    options::reserve_prefix(c"api_key");
 }
 
 fn integer(

@@ -3,26 +3,24 @@
 
 use std::net::IpAddr;
 
-use pgrx::{IntoDatum, pg_sys};
 use uuid::Uuid;
 
-use super::admission::Room;
-use super::array;
-use super::call::{argument, sql_function};
 use super::error::OrRaise;
-use super::jsonb::{self, Value};
+use super::hash_slots::HashSlot;
 use super::keys::checkpoint;
-use super::root_key::Handle;
-use super::rows::{Column, Row};
-use super::shared::{self, Counter, State};
-use super::work_area::WorkArea;
-use super::{failures, legacy, recording, scan, upgrades};
-use crate::core::verdict::{Code, KeyState, Request, decide};
+use super::memory::{self, Counter, State, WorkArea};
+use super::raw::call::sql_function;
+use super::raw::inet::Inet;
+use super::raw::jsonb;
+use super::raw::relation::Column;
+use super::raw::server;
+use super::raw::types::{Array, Inet as InetType, Jsonb, Text};
+use super::rows::{Keys, Row};
+use super::{failures, legacy, scan, upgrades, usage};
+use crate::core::handle::Handle;
+use crate::core::jsonb::{Value, object};
+use crate::core::verdict::{Code, KeyState, Request, Validity, decide};
 use crate::core::{self, key::PresentedKey};
-
-sql_function!(verify_api_key, pg_finfo_verify_api_key, verify);
-sql_function!(verify_api_key_hash, pg_finfo_verify_api_key_hash, verify_hash);
-sql_function!(prove_possession, pg_finfo_prove_possession, possession);
 
 /// A key whose secret was right.
 pub struct ProvenKey {
@@ -70,7 +68,7 @@ impl<'a> Suspects<'a> {
             return legacy::find(text);
         };
         let row = Row::find(presented.key_id).ok_or(Code::NotFound)?;
-        if row.text(Column::KeyPrefix) != Some(presented.prefix) {
+        if row.get(Keys::KEY_PREFIX) != Some(presented.prefix) {
             return Err(Code::NotFound);
         }
         Ok(Self {
@@ -105,17 +103,17 @@ impl<'a> Suspects<'a> {
 
     fn stored(&self, candidate: &Candidate) -> &[u8] {
         let row = self.rows.get(candidate.row);
-        row.and_then(|row| row.text(candidate.column)).unwrap_or_default()
+        row.and_then(|row| row.get(candidate.column)).unwrap_or_default()
     }
 
-    /// Hashes the secret of the one key that is meant. The room is for what else is to be hashed.
+    /// Hashes the secret of the one key that is meant. The slot is for what else is to be hashed.
     fn check<'s>(
         &self,
         state: &'s State,
         key_id: Uuid,
         candidates: &[Candidate],
         now: i64,
-    ) -> Result<(Candidate, Room<'s>), Refusal> {
+    ) -> Result<(Candidate, HashSlot<'s>), Refusal> {
         let refusal = |code, wrong_secret| Refusal { code, key_id: Some(key_id), wrong_secret };
         let throttled = || {
             state.count(Counter::Throttled);
@@ -124,10 +122,10 @@ impl<'a> Suspects<'a> {
         if !failures::is_left(state, key_id, now) {
             return Err(throttled());
         }
-        let room = Room::for_check(state).ok_or_else(|| refusal(Code::Overloaded, false))?;
+        let slot = HashSlot::for_check(state).ok_or_else(|| refusal(Code::Overloaded, false))?;
         // While this one waited, another may have hashed the same.
-        if let Some(known) = self.known(state, candidates).filter(|_| room.has_waited()) {
-            return Ok((known, room));
+        if let Some(known) = self.known(state, candidates).filter(|_| slot.has_waited()) {
+            return Ok((known, slot));
         }
         for (hashes, candidate) in (1..).zip(candidates) {
             if hashes > 1 {
@@ -137,7 +135,7 @@ impl<'a> Suspects<'a> {
             }
             if self.matches(state, candidate) {
                 failures::give_back(state, key_id, hashes);
-                return Ok((*candidate, room));
+                return Ok((*candidate, slot));
             }
         }
         Err(refusal(Code::NotFound, true))
@@ -149,7 +147,7 @@ impl<'a> Suspects<'a> {
 pub struct Candidate {
     /// In the suspects' rows.
     pub row: usize,
-    column: Column,
+    column: Column<Keys, Text>,
     by_previous_secret: bool,
 }
 
@@ -157,11 +155,11 @@ impl Candidate {
     /// The hashes of a row that a secret may match. The text of a legacy key is its first secret;
     /// all others are ours.
     fn of(row: usize, of: &Row, legacy: bool, now: i64) -> impl Iterator<Item = Self> {
-        let first_is_legacy = of.datum(Column::LegacyScheme).is_some();
+        let first_is_legacy = !of.is_null(Keys::LEGACY_SCHEME);
         let version = of.secret_version();
-        let in_grace = of.timestamp(Column::GraceExpiresAt).is_some_and(|until| now < until);
-        let current = Self { row, column: Column::SecretHash, by_previous_secret: false };
-        let previous = Self { row, column: Column::PreviousSecretHash, by_previous_secret: true };
+        let in_grace = of.get(Keys::GRACE_EXPIRES_AT).is_some_and(|until| now < until);
+        let current = Self { row, column: Keys::SECRET_HASH, by_previous_secret: false };
+        let previous = Self { row, column: Keys::PREVIOUS_SECRET_HASH, by_previous_secret: true };
         let is_ours = |version: i64| !(first_is_legacy && version == 1);
         [
             Some(current).filter(|_| is_ours(version) != legacy),
@@ -176,12 +174,12 @@ impl Candidate {
 fn prove(state: &State, text: &[u8], now: i64) -> Result<ProvenKey, Refusal> {
     let mut suspects = Suspects::find(text)?;
     let candidates = suspects.candidates(now);
-    let (proven, room) = if let Some(known) = suspects.known(state, &candidates) {
+    let (proven, slot) = if let Some(known) = suspects.known(state, &candidates) {
         state.count(Counter::MemoHits);
         (known, None)
     } else {
         state.count(Counter::MemoMisses);
-        let (matching, room) = match (suspects.key_id, suspects.handle) {
+        let (matching, slot) = match (suspects.key_id, suspects.handle) {
             (None, Some(handle)) => {
                 scan::run(state, &mut suspects, handle, now).map_err(|code| Refusal {
                     code,
@@ -191,34 +189,39 @@ fn prove(state: &State, text: &[u8], now: i64) -> Result<ProvenKey, Refusal> {
             }
             (key_id, _) => {
                 let key_id = key_id.unwrap_or_default();
-                let (matching, room) = suspects.check(state, key_id, &candidates, now)?;
-                (matching, Some(room))
+                let (matching, slot) = suspects.check(state, key_id, &candidates, now)?;
+                (matching, Some(slot))
             }
         };
-        (matching, room)
+        (matching, slot)
     };
-    remember(state, &suspects, &proven, room);
+    remember(state, &suspects, &proven, slot);
     let by_previous_secret = proven.by_previous_secret;
     let row = suspects.rows.swap_remove(proven.row);
-    let key_id = row.uuid(Column::KeyId).unwrap_or_default();
+    let key_id = row.get(Keys::KEY_ID).unwrap_or_default();
     Ok(ProvenKey { key_id, row, by_previous_secret })
 }
 
-/// Remembers that a secret matches, and has its hash made better where that is due. `room` is there
+/// Remembers that a secret matches, and has its hash made better where that is due. `slot` is there
 /// if the secret was hashed just now.
-fn remember(state: &State, suspects: &Suspects<'_>, proven: &Candidate, room: Option<Room<'_>>) {
+fn remember(
+    state: &State,
+    suspects: &Suspects<'_>,
+    proven: &Candidate,
+    slot: Option<HashSlot<'_>>,
+) {
     let Suspects { secret, handle, .. } = *suspects;
     let stored = suspects.stored(proven);
-    let key_id = suspects.rows.get(proven.row).and_then(|row| row.uuid(Column::KeyId));
+    let key_id = suspects.rows.get(proven.row).and_then(|row| row.get(Keys::KEY_ID));
     let upgraded = key_id.filter(|_| !proven.by_previous_secret);
     if let (Some(handle), Some(key_id)) = (handle, key_id)
-        && (room.is_some() || suspects.key_id.is_none())
+        && (slot.is_some() || suspects.key_id.is_none())
     {
         legacy::found(state, handle, key_id);
     }
-    if room.is_none() {
+    if slot.is_none() {
         if let Some(key_id) = upgraded.filter(|key| upgrades::is_due(state, *key, stored))
-            && let Some(_room) = Room::if_free(state)
+            && let Some(_slot) = HashSlot::if_free(state)
         {
             upgrades::offer(state, key_id, stored, secret, handle);
         }
@@ -238,7 +241,7 @@ pub struct Question<'a> {
     /// Scopes that it must have.
     pub required_scopes: Vec<Option<&'a [u8]>>,
     /// The client's address, an inet.
-    pub client_ip: Option<pg_sys::Datum>,
+    pub client_ip: Option<Inet<'a>>,
     /// The resource that the request is about.
     pub resource_id: Option<&'a [u8]>,
 }
@@ -254,20 +257,19 @@ pub struct Answer<'a> {
 
 /// Verifies, and records that.
 pub fn answer(question: Question<'_>) -> Answer<'_> {
-    // SAFETY: reads the clock.
-    let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    let client_ip = question.client_ip;
-    shared::with(|state| match prove(state, question.text.unwrap_or_default(), now) {
+    let now = server::now();
+    let client_ip = question.client_ip.and_then(Inet::address);
+    memory::with(|state| match prove(state, question.text.unwrap_or_default(), now) {
         Err(Refusal { code, key_id, wrong_secret }) => {
-            recording::refused(state, code, key_id, wrong_secret, now, client_ip);
+            usage::record_denial(state, code, key_id, wrong_secret, now, client_ip);
             Answer { code, key: None, question }
         }
         Ok(key) => {
             let code = verdict(&key.row, &question, now);
             if code == Code::Valid {
-                recording::used(state, key.key_id, now, client_ip);
+                usage::record_use(state, key.key_id, now, client_ip);
             } else {
-                recording::refused(state, code, Some(key.key_id), false, now, client_ip);
+                usage::record_denial(state, code, Some(key.key_id), false, now, client_ip);
             }
             Answer { code, key: Some(key), question }
         }
@@ -283,11 +285,13 @@ fn verdict(row: &Row, question: &Question<'_>, now: i64) -> Code {
     };
     decide(
         KeyState {
-            revoked: row.datum(Column::RevokedAt).is_some(),
-            enabled: row.datum(Column::Enabled).is_some_and(|enabled| enabled.value() != 0),
-            not_before: row.timestamp(Column::NotBefore),
-            expires_at: row.timestamp(Column::ExpiresAt),
-            resource_id: row.text(Column::ResourceId),
+            validity: Validity {
+                revoked: !row.is_null(Keys::REVOKED_AT),
+                enabled: row.get(Keys::ENABLED) == Some(true),
+                not_before: row.get(Keys::NOT_BEFORE),
+                expires_at: row.get(Keys::EXPIRES_AT),
+            },
+            resource_id: row.get(Keys::RESOURCE_ID),
             scopes: &granted,
         },
         Request {
@@ -301,51 +305,28 @@ fn verdict(row: &Row, question: &Question<'_>, now: i64) -> Code {
 
 /// The scopes of a key.
 pub fn scopes(row: &Row) -> Vec<Option<&[u8]>> {
-    row.datum(Column::Scopes).map_or_else(Vec::new, |datum| {
-        // SAFETY: the column is a text[], in the row's slot or detoasted beside it.
-        unsafe { array::texts(datum) }
-    })
+    row.get(Keys::SCOPES).unwrap_or_default()
 }
 
-/// Whether the address is in one of the key's networks, by PostgreSQL's own `<<=`. A key with a
-/// list of them is refused when the address is not known.
-fn ip_allowed(row: &Row, client_ip: Option<pg_sys::Datum>) -> bool {
-    let Some(allowed) = row.datum(Column::AllowedIps) else {
+/// Whether the address is in one of the key's networks. A key with a list of them is refused when the
+/// address is not known.
+fn ip_allowed(row: &Row, client_ip: Option<Inet<'_>>) -> bool {
+    let Some(allowed) = row.get(Keys::ALLOWED_IPS) else {
         return true;
     };
     let Some(client_ip) = client_ip.map(unmapped) else {
         return false;
     };
-    // SAFETY: the column is an inet[], the address an inet.
-    unsafe {
-        array::elements(allowed, pg_sys::INETOID).into_iter().flatten().any(|network| {
-            let arguments = [Some(client_ip), Some(network)];
-            pgrx::direct_function_call(pg_sys::network_subeq, &arguments) == Some(true)
-        })
-    }
+    allowed.into_iter().flatten().any(|network| client_ip.is_in(network))
 }
 
 /// An IPv4 address that a dual-stack server reports as IPv6 (`::ffff:192.0.2.1`), as IPv4.
-fn unmapped(client_ip: pg_sys::Datum) -> pg_sys::Datum {
-    let mapped = recording::address(Some(client_ip)).and_then(|address| match address.ip {
+fn unmapped(client_ip: Inet<'_>) -> Inet<'_> {
+    let mapped = client_ip.address().and_then(|address| match address.ip {
         IpAddr::V6(ip) if address.prefix == 128 => ip.to_ipv4_mapped(),
         _ => None,
     });
-    mapped.and_then(|ip| recording::inet(ip.into())).unwrap_or(client_ip)
-}
-
-/// `verify_api_key(p_api_key text, p_required_scopes text[], p_client_ip inet, p_resource_id text)`
-unsafe fn verify(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
-    // SAFETY: sql/25_verify.sql declares four arguments of these types.
-    let question = unsafe {
-        Question {
-            text: argument(fcinfo, 0).map(|datum| array::text_bytes(datum)),
-            required_scopes: argument(fcinfo, 1).map_or_else(Vec::new, |datum| array::texts(datum)),
-            client_ip: argument(fcinfo, 2),
-            resource_id: argument(fcinfo, 3).map(|datum| array::text_bytes(datum)),
-        }
-    };
-    answer(question).object().into_datum()
+    mapped.and_then(|ip| Inet::from_ip(ip.into())).unwrap_or(client_ip)
 }
 
 impl Answer<'_> {
@@ -353,110 +334,121 @@ impl Answer<'_> {
     pub fn object(&self) -> Vec<u8> {
         let Answer { code, key, question } = self;
         let code = *code;
-        match (code, key) {
+        let answer = match (code, key) {
             (Code::Valid, Some(ProvenKey { key_id, row, by_previous_secret })) => {
-                let grace = row.timestamp(Column::GraceExpiresAt).filter(|_| *by_previous_secret);
+                let grace = row.get(Keys::GRACE_EXPIRES_AT).filter(|_| *by_previous_secret);
                 // The version of the secret that was presented.
                 let secret_version = row.secret_version() - i64::from(*by_previous_secret);
-                jsonb::inner(&mut [
+                object(&mut [
                     ("valid", Value::Bool(true)),
                     ("code", code.as_str().into()),
                     ("key_id", Value::Uuid(*key_id)),
-                    ("user_id", row.uuid(Column::UserId).into()),
-                    ("tenant_id", row.uuid(Column::TenantId).into()),
-                    ("name", row.text(Column::Name).into()),
-                    ("tier", row.text(Column::Tier).into()),
-                    ("environment", row.text(Column::Environment).into()),
-                    ("kind", row.text(Column::Kind).into()),
+                    ("user_id", row.get(Keys::USER_ID).into()),
+                    ("tenant_id", row.get(Keys::TENANT_ID).into()),
+                    ("name", row.get(Keys::NAME).into()),
+                    ("tier", row.get(Keys::TIER).into()),
+                    ("environment", row.get(Keys::ENVIRONMENT).into()),
+                    ("kind", row.get(Keys::KIND).into()),
                     ("scopes", Value::Texts(&scopes(row))),
-                    ("resource_id", row.text(Column::ResourceId).into()),
+                    ("resource_id", row.get(Keys::RESOURCE_ID).into()),
                     ("metadata", metadata(row)),
-                    ("expires_at", timestamp(row.timestamp(Column::ExpiresAt))),
+                    ("expires_at", timestamp(row.get(Keys::EXPIRES_AT))),
                     ("secret_version", jsonb::integer(secret_version)),
                     ("grace_expires_at", timestamp(grace)),
                 ])
             }
-            (Code::InsufficientScope, Some(key)) => jsonb::inner(&mut [
+            (Code::InsufficientScope, Some(key)) => object(&mut [
                 ("valid", Value::Bool(false)),
                 ("code", code.as_str().into()),
                 ("message", code.message().into()),
                 ("required_scopes", Value::Texts(&question.required_scopes)),
                 ("granted_scopes", Value::Texts(&scopes(&key.row))),
             ]),
-            _ => jsonb::inner(&mut [
+            _ => object(&mut [
                 ("valid", Value::Bool(false)),
                 ("code", code.as_str().into()),
                 ("message", code.message().into()),
             ]),
-        }
+        };
+        answer.or_raise()
     }
 }
 
-/// `verify_api_key_hash(p_api_key text)`
-unsafe fn verify_hash(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
-    // SAFETY: sql/25_verify.sql declares one argument of this type.
-    let text = unsafe { argument(fcinfo, 0).map(|datum| array::text_bytes(datum)) };
-    let Answer { code, key, .. } = answer(Question { text, ..Question::default() });
-    Some(match (code, &key) {
-        (Code::Valid, Some(ProvenKey { key_id, row, .. })) => {
-            let key_id = *key_id;
-            let user_id = row.uuid(Column::UserId);
-            let tier = row.text(Column::Tier);
-            let data = jsonb::inner(&mut [
-                ("user_id", user_id.into()),
-                ("key_id", key_id.into()),
-                ("tier", tier.into()),
-                ("environment", row.text(Column::Environment).into()),
-            ]);
-            jsonb::object(&mut [
-                ("success", Value::Bool(true)),
-                ("valid", Value::Bool(true)),
+sql_function! {
+    /// Verifies a key, and records that.
+    fn verify_api_key(
+        text: Option<Text>,
+        required_scopes: Option<Array<Text>>,
+        client_ip: Option<InetType>,
+        resource_id: Option<Text>,
+    ) -> Jsonb {
+        let required_scopes = required_scopes.unwrap_or_default();
+        answer(Question { text, required_scopes, client_ip, resource_id }).object()
+    }
+
+    /// As `verify_api_key`, in the form of those who send a hash of the key.
+    fn verify_api_key_hash(text: Option<Text>) -> Jsonb {
+        let Answer { code, key, .. } = answer(Question { text, ..Question::default() });
+        let answer = match (code, &key) {
+            (Code::Valid, Some(ProvenKey { key_id, row, .. })) => {
+                let key_id = *key_id;
+                let user_id = row.get(Keys::USER_ID);
+                let tier = row.get(Keys::TIER);
+                let data = object(&mut [
+                    ("user_id", user_id.into()),
+                    ("key_id", key_id.into()),
+                    ("tier", tier.into()),
+                    ("environment", row.get(Keys::ENVIRONMENT).into()),
+                ])
+                .or_raise();
+                object(&mut [
+                    ("success", Value::Bool(true)),
+                    ("valid", Value::Bool(true)),
+                    ("code", code.as_str().into()),
+                    ("key_id", key_id.into()),
+                    ("api_key_id", key_id.into()),
+                    ("user_id", user_id.into()),
+                    ("name", row.get(Keys::NAME).into()),
+                    ("tier", tier.into()),
+                    ("data", Value::Object(&data)),
+                ])
+            }
+            _ => object(&mut [
+                ("success", Value::Bool(false)),
+                ("valid", Value::Bool(false)),
                 ("code", code.as_str().into()),
-                ("key_id", key_id.into()),
-                ("api_key_id", key_id.into()),
-                ("user_id", user_id.into()),
-                ("name", row.text(Column::Name).into()),
-                ("tier", tier.into()),
-                ("data", Value::Object(&data)),
-            ])
-        }
-        _ => jsonb::object(&mut [
-            ("success", Value::Bool(false)),
-            ("valid", Value::Bool(false)),
-            ("code", code.as_str().into()),
-            ("error", code.message().into()),
-            ("message", code.message().into()),
-        ]),
-    })
+                ("error", code.message().into()),
+                ("message", code.message().into()),
+            ]),
+        };
+        answer.or_raise()
+    }
+
+    /// `{code, key_id, by_previous_secret}` of a text.
+    fn prove_possession(text: Text) -> Jsonb {
+        let now = server::now();
+        let proven = match memory::with(|state| prove(state, text, now)) {
+            Ok(key) => object(&mut [
+                ("code", Code::Valid.as_str().into()),
+                ("key_id", key.key_id.into()),
+                ("by_previous_secret", Value::Bool(key.by_previous_secret)),
+            ]),
+            Err(Refusal { code, key_id, wrong_secret }) => {
+                memory::with(|state| {
+                    usage::record_denial(state, code, key_id, wrong_secret, now, None);
+                });
+                object(&mut [("code", code.as_str().into())])
+            }
+        };
+        proven.or_raise()
+    }
 }
 
-/// `prove_possession(p_api_key text)`: `{code, key_id, by_previous_secret}`.
-unsafe fn possession(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Datum> {
-    // SAFETY: sql/20_keys.sql declares one argument of this type; reads the clock.
-    let (text, now) = unsafe {
-        (argument(fcinfo, 0).map(|datum| array::text_bytes(datum)), pg_sys::GetCurrentTimestamp())
-    };
-    Some(match shared::with(|state| prove(state, text.unwrap_or_default(), now)) {
-        Ok(key) => jsonb::object(&mut [
-            ("code", Code::Valid.as_str().into()),
-            ("key_id", key.key_id.into()),
-            ("by_previous_secret", Value::Bool(key.by_previous_secret)),
-        ]),
-        Err(Refusal { code, key_id, wrong_secret }) => {
-            shared::with(|state| {
-                recording::refused(state, code, key_id, wrong_secret, now, None);
-            });
-            jsonb::object(&mut [("code", code.as_str().into())])
-        }
-    })
-}
-
-fn timestamp<'a>(timestamp: Option<pg_sys::TimestampTz>) -> Value<'a> {
+fn timestamp<'a>(timestamp: Option<i64>) -> Value<'a> {
     timestamp.map_or(Value::Null, jsonb::timestamp)
 }
 
 fn metadata(row: &Row) -> Value<'_> {
-    // SAFETY: the column is a jsonb that a constraint has be an object, in the row's slot or
-    // detoasted beside it.
-    row.datum(Column::Metadata).map_or(Value::Null, |datum| unsafe { jsonb::stored(datum) })
+    // A constraint has it be an object.
+    row.get(Keys::METADATA).map_or(Value::Null, Value::Object)
 }

@@ -148,6 +148,29 @@ describe('bad input', () => {
         assert.equal((await call(raw, 'rotate_api_key', { p_key_id: madeId })).key_id, madeId)
         assert.equal(await call(raw, 'revoke_api_key', { p_key_id: madeId, p_reason: odd }), true)
         await refused('22021', 'verify_api_key', { p_api_key: NUL }, raw)
+        // Keys from elsewhere, hashes, and all else that is no UTF-8.
+        await call(raw, 'import_api_key_hash', { p_hash: odd, p_scheme: 'plaintext', p_user_id: user, p_description: odd })
+        assert.equal((await verify({ p_api_key: odd }, raw)).code, 'VALID')
+        await raw.query('CREATE TABLE old AS SELECT $1::text AS hash', [Buffer.from([0xe9, 0xff])])
+        assert.equal(await call(raw, 'import_api_keys',
+          { p_source: 'old', p_columns: { hash: 'hash' }, p_scheme: 'plaintext' }), '1')
+        assert.equal((await verify({ p_api_key: Buffer.from([0xe9, 0xff]) }, raw)).code, 'VALID')
+        for (const p_scheme of ['md5', 'sha256', 'bcrypt', 'argon2', odd]) {
+          await refused('22023', 'import_api_key_hash', { p_hash: odd, p_scheme, p_user_id: user }, raw)
+        }
+        assert.equal(await call(raw, 'matches_hash', { p_text: odd, p_hash: odd }), false)
+        assert.equal(await value(raw, 'SELECT api_key.matches_hash($1, md5($1))', [odd]), true)
+        await refused('22023', 'set_api_key_role', { p_key_id: madeId, p_role: odd }, raw)
+        await raw.query(`SET request.jwt.claims = '{"sub": "${user}", "scopes": ["\u00e9:read"]}'`).catch(() => {})
+        await refused('22023', 'issue_api_key', { p_user_id: user, p_scopes: [odd] }, raw)
+        await raw.query('RESET request.jwt.claims')
+        await raw.query(`CREATE TABLE docs (id text PRIMARY KEY, owner_id uuid, "\u00e9" boolean)`)
+        await raw.query('INSERT INTO docs VALUES ($1, NULL, true)', [odd])
+        await call(raw, 'define_resource', { p_type: 'doc', p_table: 'docs', p_public_when: '"\u00e9"' })
+        await call(raw, 'protect_resource', { p_type: 'doc' })
+        const read = { p_resource_type: 'doc', p_action: 'read' }
+        assert.equal(await call(raw, 'authorize', { ...read, p_resource_id: odd }), true)
+        assert.equal(await call(raw, 'authorize', { ...read, p_resource_id: '\u00e9' }), false)
         await refused('22023', 'issue_api_key', { p_user_id: user, p_tier: odd }, raw)
         await refused('22023', 'issue_api_key', { p_user_id: user, p_prefix: odd }, raw)
         await refused('22023', 'define_scope', { p_name: odd }, raw)

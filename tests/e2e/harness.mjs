@@ -373,7 +373,7 @@ export async function run(file, args, { input = '', ...options } = {}) {
 }
 
 /** Ports that are free right now: all are held at once, so that they differ, then let go. */
-async function freePorts(count) {
+export async function freePorts(count) {
   const servers = Array.from({ length: count }, () => createServer())
   await Promise.all(servers.map((server) =>
     new Promise((resolve, reject) => server.on('error', reject).listen(0, '127.0.0.1', resolve))))

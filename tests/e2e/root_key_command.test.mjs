@@ -113,6 +113,26 @@ describe('the command of the root key', () => {
     })
   })
 
+  it('has not failed for others when a session gives up', async () => {
+    await use(`sleep 2; ${KEY}`)
+    const [hasty, other, patient, idle] = await sessions(4)
+    for (const client of [hasty, other]) await client.query(`SET statement_timeout = '1200ms'`)
+    await assert.rejects(codeOf(hasty, TEXT), { code: '57014' })
+    const cancelled = assert.rejects(codeOf(idle, TEXT), { code: '57014' })
+    await until('it to run', () => count() === 2)
+    await new Promise((resolve) => setTimeout(resolve, 1200))
+    await admin.query('SELECT pg_cancel_backend($1)', [await value(admin, `SELECT pid FROM pg_stat_activity
+      WHERE query LIKE '%verify_api_key%' AND state = 'active' AND pid <> pg_backend_pid()`)])
+    await cancelled
+    // Who would give up as soon has it not run again; who waits has.
+    await assert.rejects(codeOf(other, TEXT), (error) => refused(error) && /statement_timeout/.test(error.detail))
+    assert.equal(count(), 2)
+    assert.equal(await codeOf(patient, TEXT), 'VALID')
+    assert.equal(await codeOf(patient, TEXT), 'VALID')
+    assert.equal(count(), 3)
+    await leave([hasty, other, patient, idle])
+  })
+
   it(`that works is run once in each of ${SESSIONS} sessions, one at a time`, async () => {
     await use(`mkdir running || echo beside >> runs; ${KEY}; rmdir running`)
     const clients = await sessions(SESSIONS)

@@ -38,6 +38,22 @@ SELECT current_setting('request.headers') AS headers;
 RESET ROLE;
 SELECT pg_temp.who();
 COMMIT;
+
+-- Whoever runs SQL may change the claims, but not whose keys the key manages, nor with which scopes.
+SELECT json_build_object('x-api-key', api_key.issue_api_key(:ada, 'manager', 'gate', p_tenant_id => :tenant, p_scopes => '{api_keys:manage}') ->> 'api_key') AS of_manager \gset
+BEGIN;
+SELECT set_config('request.headers', :'of_manager', true) IS NOT NULL AS set;
+SELECT api_key.authenticate_request();
+SELECT set_config('request.jwt.claims', json_build_object('sub', :bob, 'tenant_id', :bob, 'tier', 'gate', 'scopes', '{admin}'::text[])::text, true) IS NOT NULL AS set;
+SELECT DISTINCT user_id, tenant_id FROM api_key.list_api_keys();
+SAVEPOINT before;
+SELECT api_key.issue_api_key(p_tier => 'gate', p_scopes => '{admin}');
+ROLLBACK TO before;
+SELECT api_key.revoke_api_key(:'bob_id');
+ROLLBACK TO before;
+SELECT api_key.issue_api_key(p_name => 'made', p_tier => 'gate') ->> 'tenant_id' AS tenant_id;
+SELECT name, user_id FROM api_key.list_api_keys() WHERE name = 'made';
+ROLLBACK;
 SELECT pg_temp.who(), current_user = session_user AS as_before, coalesce(current_setting('request.jwt.claims', true), '') AS claims, current_setting('request.headers', true) AS headers;
 
 -- Scopes: itself, a wildcard of its resource, and what admin grants.

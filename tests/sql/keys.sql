@@ -305,8 +305,8 @@ SELECT api_key.issue_api_key() AS issued \gset
 SELECT :'issued'::jsonb ->> 'api_key' AS key, :'issued'::jsonb ->> 'key_id' AS key_id \gset
 SELECT api_key.revoke_own_api_key(NULL) AS "null", api_key.revoke_own_api_key('') AS empty,
        api_key.revoke_own_api_key('sk_live_x') AS malformed,
-       api_key.revoke_own_api_key(api_key_internal.make_key('sk_live_', :'key_id')) AS wrong_secret,
-       api_key.revoke_own_api_key(api_key_internal.make_key('sk_live_', :nobodys_key)) AS unknown_id;
+       api_key.revoke_own_api_key(api_key_internal.mint('sk_live_', :'key_id') ->> 'api_key') AS wrong_secret,
+       api_key.revoke_own_api_key(api_key_internal.mint('sk_live_', :nobodys_key) ->> 'api_key') AS unknown_id;
 SELECT pg_temp.code(:'key') AS code;
 SELECT api_key.revoke_own_api_key(:'key') AS revoked;
 SELECT api_key.revoke_own_api_key(:'key') AS revoked;

@@ -227,6 +227,22 @@ SELECT "table", missing <> '{}' AS lacks FROM api_key.protection ORDER BY 1, 2;
 SELECT api_key.isolate_tenants('app.days') -> 'partitions' AS partitions, api_key.isolate_tenants('app.base') -> 'partitions' AS derived, api_key.protect_resource('doc') -> 'partitions' AS docs;
 SELECT count(*) AS lacking FROM api_key.protection WHERE missing <> '{}';
 
+-- Whatever tables and columns are called.
+CREATE FUNCTION pg_temp.protect(p_name text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    v_table regclass;
+BEGIN
+    EXECUTE format('CREATE TABLE app.%I (%I uuid, id integer PRIMARY KEY, owner_id uuid)', p_name, p_name);
+    v_table := format('app.%I', p_name);
+    PERFORM api_key.isolate_tenants(v_table, p_name::name);
+    PERFORM api_key.define_resource('named', v_table, p_tenant_column => p_name::name), api_key.protect_resource('named');
+    RETURN QUERY SELECT unnest(missing) FROM api_key.protection WHERE "table" = v_table::text;
+    RETURN QUERY SELECT count(*)::text FROM api_key.protection WHERE "table" = v_table::text;
+    PERFORM api_key.remove_resource('named'), api_key.remove_tenant_isolation(v_table);
+END
+$$;
+SELECT to_json(name) AS name, missing FROM unnest(ARRAY['a\b', 'a\', E'a\nb', E'a\r\n\tb', 'a  b', ' a ', 'a''b', 'a"b', E'\\''"\n;--', 'the table', '''a''::regclass']) AS name, pg_temp.protect(name) AS missing;
+
 -- What the rule reads is what makes a row another's.
 SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'app.docs'::regclass AND NOT tgisinternal ORDER BY tgname;
 

@@ -52,6 +52,21 @@ EXCEPTION WHEN OTHERS THEN
     RETURN SQLSTATE || CASE WHEN (SELECT rolsuper FROM pg_roles WHERE rolname = 'regress_mallory') THEN ', and mallory is superuser' ELSE '' END;
 END
 $$;
+-- The same, with all undone.
+CREATE FUNCTION pg_temp.undone(p_command text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_outcome text;
+BEGIN
+    IF p_command LIKE 'SELECT %' THEN
+        EXECUTE p_command INTO v_outcome;
+    ELSE
+        v_outcome := pg_temp.outcome(p_command);
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'ZZZZZ';
+EXCEPTION WHEN SQLSTATE 'ZZZZZ' THEN
+    RETURN v_outcome;
+END
+$$;
 -- Conditions.
 SELECT condition, "table", pg_temp.outcome(format('SELECT api_key.define_resource(''doc'', %L, p_public_when => %L)', "table", condition)) AS outcome
 FROM unnest(ARRAY['mal.rise(title)', 'mal.of_superuser(title)', 'title OPERATOR(mal.===) ''x''', 'title = ''x''::mal.dom', 'anyone.f(title)',
@@ -87,6 +102,80 @@ RESET ROLE;
 ALTER TABLE mal.given OWNER TO SESSION_USER;
 SELECT "table", pg_temp.outcome(format('SELECT api_key.remove_tenant_isolation(%L)', "table")) AS outcome
 FROM unnest(ARRAY['mal.p', 'mal.given', 'mal.t']) AS "table";
+
+-- The owner of a type exchanges a cast that nothing says is used, or adds a constraint, after an administrator
+-- has used the type in a table of others.
+SET ROLE regress_mallory;
+CREATE TYPE mal.mood AS ENUM ('good');
+CREATE DOMAIN mal.late AS text;
+CREATE TYPE mal.pair AS (d mal.dom, m mal.mood);
+CREATE FUNCTION mal.as_text(mal.mood) RETURNS text LANGUAGE sql AS $$SELECT mal.mask('good')$$;
+CREATE FUNCTION mal.as_json(mal.mood) RETURNS json LANGUAGE sql AS $$SELECT to_json(mal.rise('x'))$$;
+RESET ROLE;
+SET ROLE regress_owner;
+CREATE DOMAIN own.wrapped AS mal.late;
+CREATE TYPE own.pair AS (a mal.late, b mal.mood);
+CREATE TYPE own.span AS RANGE (subtype = mal.dom);
+CREATE FUNCTION own.mood(integer) RETURNS mal.mood LANGUAGE sql AS $$SELECT 'good'::mal.mood$$;
+RESET ROLE;
+CREATE FUNCTION pg_temp.exchanged(p_owner text, p_type text, p_value text, p_condition text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_outcome text;
+BEGIN
+    PERFORM set_config('role', 'regress_mallory', true);
+    CREATE CAST (mal.mood AS text) WITH INOUT AS IMPLICIT;
+    PERFORM set_config('role', 'none', true);
+    EXECUTE format('CREATE TABLE own.tagged (id integer PRIMARY KEY, owner_id uuid, hash text, tags %s); ALTER TABLE own.tagged OWNER TO %I;
+        INSERT INTO own.tagged VALUES (1, NULL, md5(''tagged''), %L);
+        CREATE VIEW own.seen AS SELECT hash, to_jsonb(tags)::text AS name FROM own.tagged; ALTER VIEW own.seen OWNER TO %2$I', p_type, p_owner, p_value);
+    v_outcome := pg_temp.outcome(format('SELECT api_key.define_resource(''tagged'', ''own.tagged'', p_public_when => %L)', p_condition));
+    PERFORM set_config('role', 'regress_mallory', true);
+    DROP CAST (mal.mood AS text);
+    CREATE CAST (mal.mood AS text) WITH FUNCTION mal.as_text(mal.mood) AS IMPLICIT;
+    CREATE CAST (mal.mood AS json) WITH FUNCTION mal.as_json(mal.mood) AS IMPLICIT;
+    ALTER DOMAIN mal.late ADD CHECK (mal.rise(VALUE)) NOT VALID;
+    PERFORM set_config('role', 'none', true);
+    RETURN concat_ws(' ', v_outcome, pg_temp.outcome('SELECT api_key.authorize(''tagged'', ''1'', ''read'')'),
+        pg_temp.outcome('SELECT api_key.import_api_keys(''own.seen'', ''{"hash": "hash", "name": "name"}'', ''md5'')'),
+        pg_temp.outcome('SELECT api_key.import_api_keys(''own.tagged'', ''{"hash": "hash", "name": "tags"}'', ''md5'')'));
+END
+$$;
+-- Outcomes: define, authorize, import of a view, import of the table.
+SELECT owner, type, condition, pg_temp.undone(format('SELECT pg_temp.exchanged(%L, %L, %L, %L)', owner, type, value, condition)) AS outcomes
+FROM (VALUES (1, 'mal.mood', 'good', 'lower(tags) = ''good'''), (2, 'mal.mood', 'good', 'to_jsonb(tags) IS NOT NULL'),
+    (3, 'mal.mood', 'good', 'to_jsonb(tagged) IS NOT NULL'), (4, 'mal.mood[]', '{good}', 'array_to_json(tags) IS NOT NULL'),
+    (5, 'mal.dom[]', NULL, 'tags @> ''{public}'''), (6, 'mal.late[]', NULL, 'tags @> ''{public}'''),
+    (7, 'mal.late', NULL, 'jsonb_populate_record(tagged, ''{"tags": "x"}'') IS NOT NULL'), (8, 'mal.pair', NULL, 'to_jsonb(tags) IS NULL'),
+    (9, 'own.wrapped', NULL, 'tags = ''x'''), (10, 'own.pair', '(x,good)', 'to_jsonb(tags) IS NULL'), (11, 'own.span', NULL, 'isempty(tags)'),
+    (12, 'text', NULL, 'lower(own.mood(id)) = ''good'''), (13, 'text', NULL, 'lower(tags) IS NULL')) AS c (n, type, value, condition),
+    unnest(ARRAY['postgres', 'regress_owner']) AS owner
+ORDER BY n, owner;
+
+-- A condition runs for no later owner of its table either, when a foreign key refers to a row.
+SET ROLE regress_mallory;
+CREATE TABLE mal.parent (id integer PRIMARY KEY, owner_id uuid, gone text);
+CREATE TABLE mal.parents (id integer PRIMARY KEY, owner_id uuid) PARTITION BY LIST (id);
+INSERT INTO mal.parent VALUES (1);
+RESET ROLE;
+CREATE TABLE mal.parents_1 PARTITION OF mal.parents FOR VALUES IN (1);
+INSERT INTO mal.parents VALUES (1);
+SELECT api_key.define_resource('parent', 'mal.parent', p_public_when => $$mal.rise('x') AND '{1}'::mal.dom[] IS NOT NULL$$), api_key.define_resource('parents', 'mal.parents', p_public_when => $$mal.rise('x')$$),
+    api_key.protect_resource('parent') IS NOT NULL AS parent, api_key.protect_resource('parents') IS NOT NULL AS parents;
+GRANT REFERENCES ON mal.parents_1 TO regress_mallory;
+SET ROLE regress_mallory;
+CREATE TABLE mal.child (parent integer REFERENCES mal.parent, part integer REFERENCES mal.parents_1, tenant_id uuid);
+RESET ROLE;
+SELECT api_key.isolate_tenants('mal.child') IS NOT NULL AS isolated;
+-- For writers without a key.
+DROP POLICY api_key_tenant ON mal.child;
+CREATE POLICY anyone ON mal.child USING (true);
+SELECT refers_to, owner, pg_temp.undone(format('%s; SET LOCAL ROLE regress_mallory; INSERT INTO mal.child (%I, tenant_id) VALUES (1, NULL)', change, refers_to)) AS outcome
+FROM (VALUES ('parent', 'regress_mallory', 'SET LOCAL work_mem = 64'), ('parent', 'regress_owner', 'ALTER TABLE mal.parent OWNER TO regress_owner'),
+    ('parent', 'postgres', 'ALTER TABLE mal.parent OWNER TO postgres'), ('part', 'postgres', 'SET LOCAL work_mem = 64')) AS c (refers_to, owner, change);
+-- It is reported, and the hint has no text for the later owner to parse.
+ALTER TABLE mal.parent OWNER TO postgres;
+SELECT missing, hint FROM api_key.protection WHERE "table" = 'mal.parent';
+SELECT api_key.remove_resource('parent') AND api_key.remove_resource('parents') AS removed;
 
 -- What policies need is granted to whoever executes them, and to nobody when the table is free again.
 CREATE TABLE own.rows (id integer, tenant_id uuid);

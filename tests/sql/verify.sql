@@ -48,8 +48,8 @@ FROM (VALUES ('NULL', NULL), ('empty', ''), ('1 MB', repeat('x', 1048576)), ('pr
 
 -- NOT_FOUND: one answer for an unknown id, a wrong secret and another prefix.
 SELECT what, api_key.verify_api_key(presented) AS answer
-FROM (VALUES ('unknown id', api_key_internal.make_key('sk_live_', gen_random_uuid())),
-             ('wrong secret', api_key_internal.make_key('sk_live_', :'plain_id'))) AS c (what, presented);
+FROM (VALUES ('unknown id', api_key_internal.mint('sk_live_', gen_random_uuid()) ->> 'api_key'),
+             ('wrong secret', api_key_internal.mint('sk_live_', :'plain_id') ->> 'api_key')) AS c (what, presented);
 BEGIN;
 UPDATE api_key_internal.keys SET key_prefix = 'other_' WHERE key_id = :'plain_id';
 SELECT api_key.verify_api_key(:'plain') AS answer;
@@ -57,7 +57,7 @@ ROLLBACK;
 -- What a key's state is, only a caller with its right secret learns.
 BEGIN;
 UPDATE api_key_internal.keys SET revoked_at = now() WHERE key_id = :'plain_id';
-SELECT api_key.verify_api_key(api_key_internal.make_key('sk_live_', :'plain_id')) ->> 'code' AS wrong_secret,
+SELECT api_key.verify_api_key(api_key_internal.mint('sk_live_', :'plain_id') ->> 'api_key') ->> 'code' AS wrong_secret,
        api_key.verify_api_key(:'plain') ->> 'code' AS right_secret;
 ROLLBACK;
 
@@ -66,16 +66,16 @@ ROLLBACK;
 SET api_key.failure_limit = 2;
 SELECT api_key.issue_api_key(p_name => 'attacked') AS issued \gset attacked_
 SELECT :'attacked_issued'::jsonb ->> 'api_key' AS attacked, :'attacked_issued'::jsonb ->> 'key_id' AS attacked_id \gset
-SELECT n, api_key.verify_api_key(api_key_internal.make_key('sk_live_', :'attacked_id')) AS answer FROM generate_series(1, 4) AS n;
+SELECT n, api_key.verify_api_key(api_key_internal.mint('sk_live_', :'attacked_id') ->> 'api_key') AS answer FROM generate_series(1, 4) AS n;
 SELECT api_key.verify_api_key(:'attacked') ->> 'code' AS right_but_not_seen_before;
 SELECT api_key.verify_api_key_hash(:'attacked') ->> 'code' AS hash_code;
 UPDATE api_key_internal.keys SET revoked_at = now() WHERE key_id = :'attacked_id';
 SELECT api_key.verify_api_key(:'attacked') ->> 'code' AS before_its_state;
-SELECT api_key.verify_api_key(api_key_internal.make_key('other_', :'attacked_id')) ->> 'code' AS another_prefix;
+SELECT api_key.verify_api_key(api_key_internal.mint('other_', :'attacked_id') ->> 'api_key') ->> 'code' AS another_prefix;
 SELECT api_key.issue_api_key(p_name => 'known') AS issued \gset known_
 SELECT :'known_issued'::jsonb ->> 'api_key' AS known, :'known_issued'::jsonb ->> 'key_id' AS known_id \gset
 SELECT api_key.verify_api_key(:'known') ->> 'code' AS known;
-SELECT n, api_key.verify_api_key(api_key_internal.make_key('sk_live_', :'known_id')) ->> 'code' AS wrong,
+SELECT n, api_key.verify_api_key(api_key_internal.mint('sk_live_', :'known_id') ->> 'api_key') ->> 'code' AS wrong,
        api_key.verify_api_key(:'known') ->> 'code' AS known FROM generate_series(1, 4) AS n;
 RESET api_key.failure_limit;
 
@@ -203,7 +203,7 @@ SELECT answer ->> 'key_id' = :'key_id' AS key_id, answer ->> 'api_key_id' = :'ke
        answer #>> '{data,key_id}' = :'key_id' AS data_key_id
 FROM api_key.verify_api_key_hash(:'key') AS answer;
 SELECT api_key.verify_api_key_hash(NULL) AS answer;
-SELECT api_key.verify_api_key_hash(api_key_internal.make_key('sk_live_', :'plain_id')) AS answer;
+SELECT api_key.verify_api_key_hash(api_key_internal.mint('sk_live_', :'plain_id') ->> 'api_key') AS answer;
 SELECT api_key.verify_api_key_hash(:'plain') ->> 'code' AS code;
 UPDATE api_key_internal.keys SET allowed_ips = '{192.0.2.1}' WHERE key_id = :'plain_id';
 SELECT api_key.verify_api_key_hash(:'plain') ->> 'code' AS code;
