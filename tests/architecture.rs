@@ -22,6 +22,8 @@ type Written = Vec<String>;
 #[derive(Default)]
 struct Source {
     file: String,
+    /// Written within the file of the module around it.
+    is_inline: bool,
     /// What it says elsewhere, and on which line.
     paths: Vec<(Written, usize)>,
     /// The names that `use` declarations bring in.
@@ -61,7 +63,8 @@ impl Tree {
                 path.push(inner.ident.to_string());
                 match &inner.content {
                     Some((_, items)) => {
-                        let source = Source { file: name_of(file), ..Source::default() };
+                        let source =
+                            Source { file: name_of(file), is_inline: true, ..Source::default() };
                         self.modules.insert(path.clone(), source);
                         self.items(folder, file, &path, items);
                     }
@@ -117,15 +120,25 @@ impl Tree {
         Some(at)
     }
 
-    /// Which module uses which, and where.
+    /// The module of the file in which a module is written.
+    fn of_file(&self, module: &Module) -> &Module {
+        let mut module = module.clone();
+        while self.modules[&module].is_inline {
+            module.pop();
+        }
+        self.modules.get_key_value(&module).unwrap().0
+    }
+
+    /// Which file uses which, and where.
     fn uses(&self) -> BTreeMap<&Module, BTreeMap<Module, String>> {
         let mut uses = BTreeMap::new();
         for (module, source) in &self.modules {
-            let others: &mut BTreeMap<Module, String> = uses.entry(module).or_default();
+            let from = self.of_file(module);
+            let others: &mut BTreeMap<Module, String> = uses.entry(from).or_default();
             for (written, line) in &source.paths {
-                if let Some(other) =
-                    self.resolve(module, written, 0).filter(|other| other != module)
-                {
+                let other =
+                    self.resolve(module, written, 0).map(|other| self.of_file(&other).clone());
+                if let Some(other) = other.filter(|other| other != from) {
                     others.entry(other).or_insert_with(|| format!("{}:{line}", source.file));
                 }
             }
@@ -312,7 +325,7 @@ fn no_module_imports_itself_by_way_of_others() {
     let tree = source();
     let uses = tree.uses();
     let mut found = BTreeMap::new();
-    for module in tree.modules.keys() {
+    for module in uses.keys().copied() {
         if let Some(way) = circle(&uses, module) {
             let members: BTreeSet<_> = way.iter().copied().collect();
             let steps = way.windows(2).map(|step| {
