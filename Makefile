@@ -48,7 +48,7 @@ dev-stop: ## Stop and remove the server of `make dev`
 test: prerequisites-test test-core fuzz-smoke test-sql test-e2e ## Install what is missing, build, and run all tests
 
 test-sql: install
-	tests/cluster run -- tests/regress
+	tests/cluster run api_key.flush_interval=1h -- tests/regress
 
 matrix: ## Run `make test` (GOAL) on PostgreSQL 15, 17 and 18, in chroots of Debian's SUITES
 	GOAL=$(GOAL) tests/matrix $(SUITES)

@@ -550,18 +550,22 @@ $$Wraps the fast digests and bcrypt hashes that legacy keys came with: argon2id 
 Commits every p_batch_size keys; can be stopped and called again at any time; several sessions share the job. p_max_batches: stop after so many. Called by a superuser or the owner of the extension. See the view legacy_hash_progress.
 Errors: 22023.$$;
 
-CREATE VIEW api_key.legacy_hash_progress AS
-WITH counted AS (
-    SELECT
-        legacy_scheme AS scheme,
-        pg_catalog.count(*) AS total,
-        pg_catalog.count(*) FILTER (WHERE stage = 'wrapped') AS wrapped,
-        pg_catalog.count(*) FILTER (WHERE stage = 'own') AS upgraded,
-        pg_catalog.count(*) FILTER (WHERE stage = 'bare') AS remaining
+-- A view calls functions with the rights of its caller, who has none on our helpers.
+CREATE FUNCTION api_key.legacy_hash_counts()
+RETURNS TABLE (scheme text, total bigint, wrapped bigint, upgraded bigint, remaining bigint)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT legacy_scheme, count(*), count(*) FILTER (WHERE stage = 'wrapped'),
+           count(*) FILTER (WHERE stage = 'own'), count(*) FILTER (WHERE stage = 'bare')
     FROM (SELECT legacy_scheme, api_key_internal.hash_stage(secret_hash) AS stage
           FROM api_key_internal.keys WHERE legacy_scheme IS NOT NULL) AS hashes
     GROUP BY legacy_scheme
-), speed AS (
+$$;
+COMMENT ON FUNCTION api_key.legacy_hash_counts IS 'Counts legacy keys by how their hashes are stored; the view legacy_hash_progress shows it.';
+
+CREATE VIEW api_key.legacy_hash_progress AS
+WITH speed AS (
     -- Of the runs that got further in the last minute.
     SELECT pg_catalog.sum(wrapped / nullif(EXTRACT(epoch FROM updated_at - started_at), 0))::numeric(12, 1)
         AS per_second
@@ -571,7 +575,7 @@ WITH counted AS (
 SELECT scheme, total, wrapped, upgraded, remaining, per_second,
        CASE WHEN remaining > 0
             THEN remaining / nullif(per_second, 0) * interval '1 second' END AS eta
-FROM counted CROSS JOIN speed;
+FROM api_key.legacy_hash_counts() CROSS JOIN speed;
 COMMENT ON VIEW api_key.legacy_hash_progress IS
 $$How far legacy keys are on their way to argon2id, by the scheme that they came with.
 

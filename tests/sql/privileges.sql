@@ -75,6 +75,7 @@ INSERT INTO expected VALUES
     ('api_key.verify_api_key_hash(text)', 'verify_api_key_hash(%1$L)', 'ok', 'ok', 'ok', 'ok', '-'),
     ('api_key.verify_api_key_row(text)', 'verify_api_key_row(%1$L)', 'ok', 'ok', 'ok', 'ok', '-'),
     ('api_key.matches_hash(text,text)', 'matches_hash(''a'', ''b'')', '-', '-', '-', 'ok', '-'),
+    ('api_key.legacy_hash_counts()', 'legacy_hash_counts()', '-', '-', '-', 'ok', '-'),
     ('api_key.revoke_own_api_key(text)', 'revoke_own_api_key(%1$L)', 'ok', 'ok', 'ok', 'ok', '-'),
     ('api_key.issue_api_key(api_key.id,text,text,text,text[],api_key.id,text,text,text,text,timestamp with time zone,timestamp with time zone,inet[],jsonb,text)',
      'issue_api_key(%3$L)', '-', 'ok', '42501', 'ok', '-'),

@@ -53,8 +53,8 @@ sql_function! {
     }
 
     /// Whether the secret of this version is the text that an imported key came with.
-    fn is_legacy_secret(scheme: Option<Text>, version: Int4) -> Bool {
-        legacy::is_legacy_secret(scheme.is_some(), version.into())
+    fn is_legacy_secret(scheme: Option<Text>, version: Option<Int4>) -> Bool {
+        legacy::is_legacy_secret(scheme.is_some(), version.unwrap_or(0).into())
     }
 
     /// The state of a key at this moment.
