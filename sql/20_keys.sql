@@ -57,6 +57,10 @@ CREATE FUNCTION api_key_internal.hash_stage(p_stored text) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_stage';
 COMMENT ON FUNCTION api_key_internal.hash_stage IS 'How far a stored hash is on its way to argon2id of the text itself: bare, wrapped or own.';
 
+CREATE FUNCTION api_key_internal.wrap_hash(p_stored text) RETURNS text
+LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'wrap_hash';
+COMMENT ON FUNCTION api_key_internal.wrap_hash IS 'A bare legacy hash, wrapped in argon2id. Waits for room to hash as long as it takes.';
+
 CREATE FUNCTION api_key_internal.is_legacy_secret(p_scheme text, p_version integer) RETURNS boolean
 LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_legacy_secret';
 COMMENT ON FUNCTION api_key_internal.is_legacy_secret IS 'Whether the secret of this version is the text that an imported key came with.';

@@ -350,3 +350,57 @@ fn unsafe_code_is_in_two_folders_only() {
     }
     assert!(found.is_empty(), "{} places:\n{}", found.len(), found.join("\n"));
 }
+
+/// The numbers of `sql/` are the order in which its files are joined: what one uses, an earlier one or
+/// itself declares. PL/pgSQL would not mind.
+#[test]
+fn sql_files_use_what_was_declared_before() {
+    let mut files: Vec<_> = fs::read_dir("sql").unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let texts: Vec<_> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let declared: BTreeMap<_, _> = texts
+        .iter()
+        .enumerate()
+        .flat_map(|(number, text)| text.lines().map(move |line| (number, line)))
+        .filter_map(|(number, line)| {
+            let rest = [
+                "CREATE FUNCTION ",
+                "CREATE PROCEDURE ",
+                "CREATE TABLE ",
+                "CREATE VIEW ",
+                "CREATE TYPE ",
+            ]
+            .into_iter()
+            .find_map(|kind| line.strip_prefix(kind))?;
+            Some((name_at(rest)?, number))
+        })
+        .rev()
+        .collect();
+    let mut late = Vec::new();
+    for (number, text) in texts.iter().enumerate() {
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("--"));
+        // A COMMENT may refer to what comes later.
+        let mut in_comment = false;
+        for line in code {
+            in_comment |= line.starts_with("COMMENT ON ");
+            if !in_comment {
+                let used = line.match_indices("api_key").filter_map(|(at, _)| name_at(&line[at..]));
+                late.extend(
+                    used.filter(|name| declared.get(name).is_some_and(|by| *by > number))
+                        .map(|name| format!("{} uses {name}", files[number].display())),
+                );
+            }
+            in_comment &= !line.ends_with(';');
+        }
+    }
+    assert!(late.is_empty(), "declared in a later file:\n  {}", late.join("\n  "));
+}
+
+/// The qualified name that a text begins with.
+fn name_at(text: &str) -> Option<String> {
+    let schema =
+        ["api_key_internal.", "api_key."].into_iter().find(|schema| text.starts_with(schema))?;
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let name: String = text[schema.len()..].chars().take_while(|&c| is_part(c)).collect();
+    (!name.is_empty()).then(|| format!("{schema}{name}"))
+}

@@ -156,6 +156,7 @@ FROM unnest(ARRAY[
     'api_key_internal.grants(text[],text)',
     'api_key_internal.hash_stage(text)',
     'api_key_internal.is_legacy_secret(text,integer)',
+    'api_key_internal.is_request_by_key()',
     'api_key_internal.is_key_prefix(text)',
     'api_key_internal.is_label(text)',
     'api_key_internal.key_status(timestamp with time zone,boolean,timestamp with time zone,timestamp with time zone)',
