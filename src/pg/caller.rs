@@ -11,6 +11,7 @@ use super::raw::types::{Array, JsonValue, Str, Text};
 use super::settings;
 use crate::core::claims::Claims;
 use crate::core::refusal::{Kind, Refusal};
+use crate::core::verdict::Code;
 
 sql_function! {
     /// `{subject, user_id, tenant_id, scopes, tier, malformed}`: `malformed` names the claims that have
@@ -69,8 +70,10 @@ sql_function! {
     /// Every refusal, as the reference documents them.
     fn refusals() -> JsonValue {
         let kinds = Kind::ALL.iter().map(|kind| {
+            let code = Code::ALL.iter().find(|code| code.as_str() == kind.name);
             json!({
                 "name": kind.name,
+                "verdict": code.map(|code| code.message()),
                 "sqlstate": kind.sqlstate,
                 "status": kind.status,
                 "code": kind.code,

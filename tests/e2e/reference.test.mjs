@@ -1,0 +1,34 @@
+// The generated pages of docs/reference say what the server says. DOCS_UPDATE=1 (make docs) writes them.
+
+import assert from 'node:assert/strict'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { describe, it } from 'node:test'
+import { pages } from '../docs/reference.mjs'
+import { useCluster } from './harness.mjs'
+
+const FOLDER = new URL('../../docs/reference/', import.meta.url)
+
+describe('the generated reference', () => {
+  let generated
+  useCluster({}, async (cluster) => {
+    const client = await cluster.connect(await cluster.database('reference'))
+    await client.query('SELECT api_key.setup_postgrest(p_create_roles => true)')
+    generated = await pages(client)
+  })
+
+  for (const name of ['functions.md', 'views.md', 'settings.md', 'codes.md', 'privileges.md']) {
+    it(`${name} is what the server says`, () => {
+      const file = new URL(name, FOLDER)
+      if (process.env.DOCS_UPDATE) {
+        mkdirSync(FOLDER, { recursive: true })
+        writeFileSync(file, generated[name])
+      }
+      const committed = existsSync(file) ? readFileSync(file, 'utf8') : ''
+      assert.equal(committed, generated[name], 'run `make docs`, and commit what it has written')
+    })
+  }
+
+  it('has a comment for each function, view and column', () => {
+    for (const [name, text] of Object.entries(generated)) assert.doesNotMatch(text, /\b(null|undefined)\b.*\|$/m, name)
+  })
+})
