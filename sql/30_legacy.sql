@@ -16,7 +16,7 @@ CREATE TABLE api_key_internal.root_key (
     -- The schemes of which keys were ever imported: others are not looked for. NULL: any.
     schemes text[]
 );
-COMMENT ON TABLE api_key_internal.root_key IS 'The fingerprint of the root key under which legacy keys are found, and the schemes that they came with; at most one row.';
+COMMENT ON TABLE api_key_internal.root_key IS 'The fingerprint of the root key under which legacy keys are found, and the schemes of imported keys. At most one row.';
 CREATE UNIQUE INDEX root_key_one_row ON api_key_internal.root_key ((true));
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.root_key', '');
 
@@ -32,23 +32,26 @@ SELECT pg_catalog.pg_extension_config_dump('api_key_internal.migration_runs', 'W
 
 CREATE FUNCTION api_key_internal.root_key_fingerprint() RETURNS text
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'root_key_fingerprint';
-COMMENT ON FUNCTION api_key_internal.root_key_fingerprint IS 'The fingerprint of the root key, which is made if there is none.';
+COMMENT ON FUNCTION api_key_internal.root_key_fingerprint IS 'Returns the fingerprint of the root key, and makes a root key if there is none.';
 
 CREATE FUNCTION api_key_internal.legacy_credential(p_hash text, p_scheme text) RETURNS jsonb
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'legacy_credential';
-COMMENT ON FUNCTION api_key_internal.legacy_credential IS '{scheme, stored, handle, imported} of a hash from elsewhere; NULL if it is not one of the scheme.';
+COMMENT ON FUNCTION api_key_internal.legacy_credential IS 'Returns {scheme, stored, handle, imported} of an imported hash; NULL if it is not one of the scheme.';
 
 CREATE FUNCTION api_key_internal.wrap_hash(p_stored text) RETURNS text
 LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'wrap_hash';
-COMMENT ON FUNCTION api_key_internal.wrap_hash IS 'A bare legacy hash, wrapped in argon2id. Waits for room to hash as long as it takes.';
+COMMENT ON FUNCTION api_key_internal.wrap_hash IS 'Wraps a bare legacy hash in argon2id. Waits for room to hash without a limit.';
 
 CREATE FUNCTION api_key.matches_hash(p_text text, p_hash text) RETURNS boolean
 LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'matches_hash';
 COMMENT ON FUNCTION api_key.matches_hash IS
-$$Whether a text is the one that a hash was made of; no key is looked up.
+$$Tells whether a hash was made from a text. It looks up no key.
 
-p_hash: of any scheme of import_api_key_hash but plaintext, told by its form. False for what is no hash, NULL for NULL.
-Errors: 22023 a hash that costs more to check than may be imported, 53400 if other hashes took all the room for longer than api_key.hash_queue_timeout.$$;
+p_hash: a hash of any scheme of import_api_key_hash except plaintext, recognised by its form.
+
+Result: false if it is no hash, NULL for NULL.
+Errors: 22023 a hash that costs more to check than may be imported, 53400 if other hashes took all the room
+for longer than api_key.hash_queue_timeout.$$;
 
 CREATE FUNCTION api_key_internal.use_root_key()
 RETURNS void
@@ -69,7 +72,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.use_root_key IS 'Makes sure that the root key is the one of this database.';
+COMMENT ON FUNCTION api_key_internal.use_root_key IS 'Checks that the root key is the one of this database (55000).';
 
 -- Stores an imported key; p_key has all but the credential and the times.
 CREATE FUNCTION api_key_internal.import_key(
@@ -147,7 +150,7 @@ EXCEPTION
             DETAIL = v_detail, HINT = v_hint;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.import_key IS 'Stores a key with a hash from elsewhere.';
+COMMENT ON FUNCTION api_key_internal.import_key IS 'Stores a key with an imported hash.';
 
 -- A row as import_api_keys has read it; a data_exception if a value does not have the type of its field.
 CREATE FUNCTION api_key_internal.key_row(p_row jsonb)
@@ -165,7 +168,7 @@ AS $$
         expires_at timestamptz, not_before timestamptz, created_at timestamptz, revoked_at timestamptz,
         enabled boolean, allowed_ips inet[], metadata jsonb)
 $$;
-COMMENT ON FUNCTION api_key_internal.key_row IS 'The fields of a key that import_api_keys has read.';
+COMMENT ON FUNCTION api_key_internal.key_row IS 'Reads the fields of a row of import_api_keys.';
 
 -- PostgreSQL's own error would repeat the value, which may be a key where columns were mixed up.
 CREATE FUNCTION api_key_internal.refuse_key_row(p_row jsonb, p_where text) RETURNS void
@@ -192,7 +195,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.refuse_key_row IS 'Refuses (22023) a row for import_api_keys with a value that does not have the type of its field.';
+COMMENT ON FUNCTION api_key_internal.refuse_key_row IS 'Refuses a row of import_api_keys with a value that does not have the type of its field (22023).';
 
 CREATE FUNCTION api_key.import_api_key_hash(
     p_hash text,
@@ -253,10 +256,17 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.import_api_key_hash IS
-$$Adopts one key with the hash that it has: its text stays valid.
+$$Imports one key with the hash that it has. Its text stays valid.
 
-p_scheme: md5, sha1, sha256, sha512 (hexadecimal in either case, base64 or base64url), bcrypt (up to cost 14), argon2 (PHC string, up to 256 MiB of memory times passes), or plaintext (hashed on the way in). p_key_prefix: what the text begins with, needed to find bcrypt and argon2 keys (a WARNING if it is missing); the longer, the better. The others are as of issue_api_key; the limits of tiers are not applied.
-Result: the key's id. Errors: 22023 not a hash of the scheme, 23505 imported already, 55000 the root key cannot be used.$$;
+p_scheme: md5, sha1, sha256, sha512 (hexadecimal in either case, base64 or base64url), bcrypt (up to cost 14),
+argon2 (a PHC string, up to 256 MiB of memory times passes), or plaintext (hashed on the way in).
+p_key_prefix: the beginning of the key's text, which is needed to find bcrypt and argon2 keys (a WARNING tells
+if it is missing). The longer, the better.
+
+The other arguments are those of issue_api_key. The limits of tiers do not apply.
+
+Result: the id of the key.
+Errors: 22023 not a hash of the scheme, 23505 imported already, 55000 the root key cannot be used.$$;
 
 -- Apart from import_api_keys, which runs with the rights of the caller: what it reads is judged by them.
 CREATE FUNCTION api_key.import_key_rows(p_rows jsonb, p_scheme text, p_source text, p_first bigint)
@@ -324,9 +334,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.import_key_rows IS
-$$Adopts rows that import_api_keys has read; call that instead.
+$$Imports rows that import_api_keys has read. Call import_api_keys instead.
 
-Result: {schemes, crowd, no_prefix}: how many of which scheme, how many keys with salted hashes share a prefix at most, and how many of them have none.$$;
+Result: {schemes, crowd, no_prefix}: how many keys of each scheme, how many keys with salted hashes share a
+prefix at most, and how many of those have no prefix.$$;
 
 -- The query that reads keys for import_api_keys, and the role as which it is to run, if p_caller may read
 -- that itself. Casts of types that roles have made are not asked: what to_jsonb of an enum runs belongs
@@ -415,13 +426,13 @@ BEGIN
     owner := v_source.relowner;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.import_query IS 'How import_api_keys reads a table, and as whom; refuses (22023, 42501) what the caller may not read.';
+COMMENT ON FUNCTION api_key_internal.import_query IS 'Tells how import_api_keys reads a table, and as which role; refuses what the caller may not read (22023, 42501).';
 
 -- In Rust (src/pg/foreign.rs).
 CREATE FUNCTION api_key.read_key_rows(p_source regclass, p_columns jsonb) RETURNS SETOF jsonb
 LANGUAGE c AS 'MODULE_PATHNAME', 'read_key_rows';
 COMMENT ON FUNCTION api_key.read_key_rows IS
-$$Reads rows for import_api_keys, as the owner of the table in a security-restricted operation; call that instead.
+$$Reads rows for import_api_keys, as the owner of the table in a security-restricted operation. Call import_api_keys instead.
 
 Errors: 22023, 42501 as of import_api_keys.$$;
 
@@ -486,11 +497,19 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.import_api_keys IS
-$$Adopts a whole table of keys with the hashes that they have, all or nothing.
+$$Imports a whole table of keys with the hashes that they have, or none of them.
 
-p_columns: which column is what, such as {"hash": "key_hash", "user_id": "owner", "key_prefix": "prefix"}; the names of the fields are in the HINT of an error. p_scheme: as of import_api_key_hash for all rows, or auto to have each told by its form; a column for "scheme" goes before it.
-The caller must have SELECT on the columns, and no row security. The table or view is read as its owner, with what else it reads of the same owner or a superuser; not a view with security_invoker.
-Result: how many; a NOTICE says of which scheme. Errors: 22023 and 23505 name the row, 42501 if the caller may not read the table, 55000 the root key cannot be used.$$;
+p_source: a table or view. It is read as its owner, together with what it reads of the same owner or of a
+superuser. A view with security_invoker is refused.
+p_columns: maps fields to columns, such as {"hash": "key_hash", "user_id": "owner", "key_prefix": "prefix"}.
+The HINT of an error lists the fields.
+p_scheme: a scheme of import_api_key_hash for all rows, or auto to recognise each hash by its form. A column
+mapped to "scheme" takes precedence.
+
+You need SELECT on the columns, and no row security may apply to you.
+
+Result: how many keys were imported; a NOTICE counts them by scheme.
+Errors: 22023 and 23505 name the row, 42501 if you may not read the table, 55000 the root key cannot be used.$$;
 
 CREATE PROCEDURE api_key.migrate_legacy_hashes(
     p_batch_size integer = 1000, p_max_batches integer = NULL)
@@ -558,9 +577,15 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE api_key.migrate_legacy_hashes IS
-$$Wraps the fast digests and bcrypt hashes that legacy keys came with: argon2id over what is stored, without any plaintext. Keys work before, during and after.
+$$Wraps the fast digests and bcrypt hashes of legacy keys in argon2id, without their plaintext. Keys work before, during and after.
 
-Commits every p_batch_size keys; can be stopped and called again at any time; several sessions share the job. p_max_batches: stop after so many. Called by a superuser or the owner of the extension. See the view legacy_hash_progress.
+It commits after each batch. You can stop it and call it again at any time, and run it in several sessions
+at once. The view legacy_hash_progress shows how far it is. Call it as a superuser or the owner of the
+extension.
+
+p_batch_size: how many keys to wrap in a transaction.
+p_max_batches: stop after so many batches; NULL for all.
+
 Errors: 22023.$$;
 
 CREATE VIEW api_key.legacy_hash_progress AS
@@ -584,7 +609,11 @@ SELECT scheme, total, wrapped, upgraded, remaining, per_second,
        CASE WHEN remaining > 0
             THEN remaining / nullif(per_second, 0) * interval '1 second' END AS eta
 FROM counted CROSS JOIN speed;
-COMMENT ON VIEW api_key.legacy_hash_progress IS
-$$How far legacy keys are on their way to argon2id, by the scheme that they came with.
-
-wrapped: argon2id over the old hash, by migrate_legacy_hashes. upgraded: argon2id over the text itself, since the key was used (or came as plaintext or argon2). remaining: still the old hash alone. per_second, eta: of migrate_legacy_hashes, if it got further in the last minute; eta for this scheme's remaining keys alone.$$;
+COMMENT ON VIEW api_key.legacy_hash_progress IS 'Shows how far legacy keys are on their way to argon2id, by the scheme that they were imported with.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.scheme IS 'The scheme of the imported hash.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.total IS 'Legacy keys of the scheme.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.wrapped IS 'Stored as argon2id over the old hash, by migrate_legacy_hashes.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.upgraded IS 'Stored as argon2id over the text itself: keys that were used since, or were imported as plaintext or argon2.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.remaining IS 'Still stored as the old hash alone.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.per_second IS 'Keys that migrate_legacy_hashes wraps in a second, if it made progress in the last minute.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.eta IS 'How long migrate_legacy_hashes needs for the remaining keys of this scheme alone.';

@@ -7,7 +7,7 @@ CREATE TABLE api_key_internal.guarded_tables (
     was_enabled boolean NOT NULL,
     was_forced boolean NOT NULL
 );
-COMMENT ON TABLE api_key_internal.guarded_tables IS 'Row security of tables as it was before isolate_tenants or protect_resource.';
+COMMENT ON TABLE api_key_internal.guarded_tables IS 'The row security that tables had before isolate_tenants or protect_resource.';
 -- Without tables that are gone, whose numbers would mean others in another database.
 SELECT pg_catalog.pg_extension_config_dump(
     'api_key_internal.guarded_tables', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
@@ -51,7 +51,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_table IS 'Refuses (22023) what cannot have row security, or not by itself.';
+COMMENT ON FUNCTION api_key_internal.check_table IS 'Refuses a relation that cannot have row security of its own (22023).';
 
 -- Checked again under the lock: while it was waited for, the owner may have changed the table.
 CREATE FUNCTION api_key_internal.lock_table(p_table regclass) RETURNS void
@@ -70,7 +70,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.lock_table IS 'Locks a table of an application, with its partitions, for changes; refuses (22023) what cannot have row security.';
+COMMENT ON FUNCTION api_key_internal.lock_table IS 'Locks a table of an application and its partitions for changes, and refuses one that cannot have row security (22023).';
 
 -- The parts of a table, and what a view reads, may belong to others, whose code would run with the
 -- rights of the owner.
@@ -93,7 +93,7 @@ AS $$
     WHERE NOT r.rolsuper AND c.relowner <> (SELECT relowner FROM pg_class WHERE oid = p_table)
     ORDER BY c.oid LIMIT 1
 $$;
-COMMENT ON FUNCTION api_key_internal.others_code IS 'A table, partition or view whose code runs when p_table is read, and belongs neither to its owner nor to a superuser; NULL if there is none.';
+COMMENT ON FUNCTION api_key_internal.others_code IS 'Returns a table, partition or view whose code runs when p_table is read, and that belongs neither to its owner nor to a superuser; NULL if there is none.';
 
 -- Roles that gain nothing by code that runs as the owner: the owner itself and superusers.
 CREATE FUNCTION api_key_internal.trusted_roles(p_owner oid) RETURNS SETOF oid
@@ -105,7 +105,7 @@ AS $$
     SELECT 'pg_database_owner'::regrole FROM pg_database AS d JOIN pg_roles AS r ON r.oid = d.datdba
     WHERE d.datname = current_database() AND (r.rolsuper OR r.oid = p_owner)
 $$;
-COMMENT ON FUNCTION api_key_internal.trusted_roles IS 'The given owner, and superusers.';
+COMMENT ON FUNCTION api_key_internal.trusted_roles IS 'Returns the given owner, and superusers.';
 
 -- The owner of a type can exchange its casts at any time. A cast that is not written leaves no trace in the
 -- catalog, and neither do the casts and constraints of what a type is made of.
@@ -126,7 +126,7 @@ AS $$
     SELECT min(oid::regtype::text) FROM types JOIN pg_type AS t USING (oid)
     WHERE t.typowner NOT IN (SELECT api_key_internal.trusted_roles(p_owner))
 $$;
-COMMENT ON FUNCTION api_key_internal.strangers_type IS 'One of the types, or of those that they are made of, that belongs to a role that is neither the given owner nor a superuser; NULL if there is none.';
+COMMENT ON FUNCTION api_key_internal.strangers_type IS 'Returns one of the types, or of their components, that belongs neither to the given owner nor to a superuser; NULL if there is none.';
 
 -- A condition or a view runs as the owner of its table, and so does what it calls. Code of a third role
 -- would rise by it; so would that of whoever can put another function of the name into its schema.
@@ -177,7 +177,7 @@ AS $$
         ORDER BY code.what LIMIT 1),
         api_key_internal.strangers_type(ARRAY(SELECT oid FROM types), p_owner))
 $$;
-COMMENT ON FUNCTION api_key_internal.strangers_code IS 'A function, operator or type that a policy, view or default uses and that is, or may become, the code of a role that is neither the given owner nor a superuser; NULL if there is none.';
+COMMENT ON FUNCTION api_key_internal.strangers_code IS 'Returns a function, operator or type of a policy, view or default that is, or may become, the code of a role other than the given owner and superusers; NULL if there is none.';
 
 CREATE FUNCTION api_key_internal.check_one_owner(p_table regclass, p_sqlstate text, p_message text)
 RETURNS void
@@ -212,12 +212,12 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_one_owner IS 'Refuses tables and views that read what belongs to somebody else than their owner or a superuser.';
+COMMENT ON FUNCTION api_key_internal.check_one_owner IS 'Refuses tables and views that read objects of a role other than their owner and superusers.';
 
 -- In Rust (src/pg/foreign.rs).
 CREATE FUNCTION api_key_internal.run_restricted(p_owner oid, p_command text) RETURNS void
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'run_restricted';
-COMMENT ON FUNCTION api_key_internal.run_restricted IS 'Runs one command as a role, in a security-restricted operation.';
+COMMENT ON FUNCTION api_key_internal.run_restricted IS 'Runs a command as a role, in a security-restricted operation.';
 
 -- What holds text of a table's owner comes here, because parsing it runs code. To name the functions of
 -- ours in a policy takes USAGE on the schema: it is lent for the command, and gives nothing else.
@@ -246,7 +246,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.run_as_owner IS 'Runs one command on a table as its owner, in a security-restricted operation.';
+COMMENT ON FUNCTION api_key_internal.run_as_owner IS 'Runs a command on a table as its owner, in a security-restricted operation.';
 
 CREATE FUNCTION api_key_internal.check_column(
     p_argument text, p_table regclass, p_column name, p_uuid boolean) RETURNS void
@@ -269,7 +269,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_column IS 'Refuses (22023) columns that are not there, or not of type uuid.';
+COMMENT ON FUNCTION api_key_internal.check_column IS 'Refuses a column that does not exist, or is not of type uuid (22023).';
 
 CREATE FUNCTION api_key_internal.column_of_type(p_table regclass, p_column name, p_uuid boolean) RETURNS boolean
 LANGUAGE sql STABLE
@@ -280,7 +280,7 @@ AS $$
         WHERE attrelid = p_table AND attname = p_column AND attnum > 0 AND NOT attisdropped
           AND (atttypid = 'uuid'::regtype AND attgenerated = '' OR NOT p_uuid))
 $$;
-COMMENT ON FUNCTION api_key_internal.column_of_type IS 'Whether check_column would take a column; true for NULL.';
+COMMENT ON FUNCTION api_key_internal.column_of_type IS 'Tells whether check_column accepts a column; true for NULL.';
 
 CREATE FUNCTION api_key_internal.parts(p_table regclass) RETURNS SETOF regclass
 LANGUAGE sql STABLE
@@ -295,7 +295,7 @@ AS $$
     WHERE relkind IN ('r', 'p')
     GROUP BY oid ORDER BY min(depth), oid::regclass::text
 $$;
-COMMENT ON FUNCTION api_key_internal.parts IS 'A table, then its partitions and what inherits from it.';
+COMMENT ON FUNCTION api_key_internal.parts IS 'Returns a table, its partitions and its children.';
 
 CREATE FUNCTION api_key_internal.wholes(p_table regclass) RETURNS SETOF regclass
 LANGUAGE sql STABLE
@@ -308,7 +308,7 @@ AS $$
     )
     SELECT oid::regclass FROM wholes
 $$;
-COMMENT ON FUNCTION api_key_internal.wholes IS 'A table, and all that it is a partition of or inherits from.';
+COMMENT ON FUNCTION api_key_internal.wholes IS 'Returns a table, and all tables that it is a partition or child of.';
 
 CREATE FUNCTION api_key_internal.our_policies(p_table regclass, p_kind text = '(tenant|resource)') RETURNS text[]
 LANGUAGE sql STABLE
@@ -318,7 +318,7 @@ AS $$
     WHERE polrelid = p_table
       AND polname ~ format('^api_key_%s(_(select|insert|update|delete|part)(_only)?)?$', p_kind)
 $$;
-COMMENT ON FUNCTION api_key_internal.our_policies IS 'The policies of a table that isolate_tenants or protect_resource has made.';
+COMMENT ON FUNCTION api_key_internal.our_policies IS 'Returns the policies of a table that isolate_tenants or protect_resource made.';
 
 -- Where an application has decided who may do what, permissive policies would give more: we only
 -- restrict. Elsewhere, without one, nobody could do anything.
@@ -330,7 +330,7 @@ AS $$
     WHERE polrelid = p_table AND polpermissive
       AND polname::text <> ALL (api_key_internal.our_policies(p_table))
 $$;
-COMMENT ON FUNCTION api_key_internal.own_policies IS 'The permissive policies that an application has made itself.';
+COMMENT ON FUNCTION api_key_internal.own_policies IS 'Returns the permissive policies of a table that the application made.';
 
 -- In Rust (src/pg/references.rs). The name of its trigger sorts before those of foreign keys ("RI_..."),
 -- so that it answers first, to a hidden row and to none alike. Unlike the WITH CHECK of a policy it sees
@@ -338,13 +338,13 @@ COMMENT ON FUNCTION api_key_internal.own_policies IS 'The permissive policies th
 -- own check does, so that it stays so.
 CREATE FUNCTION api_key_internal.check_references() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'check_references';
-COMMENT ON FUNCTION api_key_internal.check_references IS 'Answers a reference to a row that the rule of its table hides from the writer as if there were none.';
+COMMENT ON FUNCTION api_key_internal.check_references IS 'Refuses a reference to a row that the rule of its table hides from the writer, as if the row did not exist.';
 
 -- In Rust (src/pg/references.rs). The name of its trigger sorts after those of the application, which
 -- may yet change the row.
 CREATE FUNCTION api_key_internal.lock_moved_row() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'lock_moved_row';
-COMMENT ON FUNCTION api_key_internal.lock_moved_row IS 'Has those who refer to a row wait while it becomes another''s.';
+COMMENT ON FUNCTION api_key_internal.lock_moved_row IS 'Makes those who refer to a row wait while the row changes owner or tenant.';
 
 CREATE FUNCTION api_key_internal.base_type(p_type oid) RETURNS oid
 LANGUAGE sql STABLE
@@ -359,7 +359,7 @@ AS $$
     )
     SELECT oid FROM base WHERE kind <> 'd'
 $$;
-COMMENT ON FUNCTION api_key_internal.base_type IS 'What a domain is made of; any other type itself.';
+COMMENT ON FUNCTION api_key_internal.base_type IS 'Returns the base type of a domain, or the type itself.';
 
 CREATE FUNCTION api_key_internal.guard(p_table regclass) RETURNS void
 LANGUAGE plpgsql
@@ -395,7 +395,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.guard IS 'Enables and forces row security, and remembers how it was.';
+COMMENT ON FUNCTION api_key_internal.guard IS 'Enables and forces row security, and records how it was.';
 
 CREATE FUNCTION api_key_internal.watch_moves(p_table regclass) RETURNS void
 LANGUAGE plpgsql
@@ -430,7 +430,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.watch_moves IS 'Has a table lock the rows of which a column changes that our policies read.';
+COMMENT ON FUNCTION api_key_internal.watch_moves IS 'Makes a table lock rows in which a column that our policies read changes.';
 
 CREATE FUNCTION api_key_internal.unguard(p_table regclass) RETURNS void
 LANGUAGE plpgsql
@@ -470,7 +470,7 @@ BEGIN
         SELECT 'SELECT' LIMIT 1);
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.unguard IS 'Gives a table without policies of ours its row security as it was.';
+COMMENT ON FUNCTION api_key_internal.unguard IS 'Restores the row security of a table that has no policies of ours left.';
 
 -- PostgREST answers 401 to PostgreSQL's own refusal of a row, if the request has no token. Policies call
 -- the two that follow: with a table, and the restrictive policy of the rule. PostgREST offers no function
@@ -486,7 +486,10 @@ BEGIN
     RETURN false;
 END
 $$;
-COMMENT ON FUNCTION api_key.refuse_row IS 'False; in a request of PostgREST with a key, refuses the request (HTTP 403) before it says so. For policies of isolate_tenants and protect_resource.';
+COMMENT ON FUNCTION api_key.refuse_row IS
+$$Returns false, or refuses the request (HTTP 403) if it comes from PostgREST with a key.
+
+Policies of isolate_tenants and protect_resource call it.$$;
 
 -- Permissive policies are asked first. No other restriction is relied on: where it has been dropped or
 -- altered, nothing is left to it.
@@ -501,7 +504,10 @@ AS $$
               AND d.refclassid = 'pg_proc'::regclass
               AND d.refobjid = 'api_key.refuse_row(regclass, name)'::regprocedure)
 $$;
-COMMENT ON FUNCTION api_key.is_left_to IS 'Whether a restrictive policy of ours will refuse the row that a permissive one of the same rule would. For policies of isolate_tenants and protect_resource.';
+COMMENT ON FUNCTION api_key.is_left_to IS
+$$Tells whether a restrictive policy of the extension will refuse the row that a permissive policy is asked about.
+
+Policies of isolate_tenants and protect_resource call it.$$;
 
 CREATE FUNCTION api_key_internal.make_policy(
     p_table regclass, p_name text, p_kind text, p_command text, p_rule text, p_owners_text boolean) RETURNS void
@@ -524,7 +530,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.make_policy IS 'Makes a policy by which a rule holds for the rows that a command reads and for those that it writes.';
+COMMENT ON FUNCTION api_key_internal.make_policy IS 'Makes a policy that applies a rule to the rows that a command reads and to those that it writes.';
 
 CREATE FUNCTION api_key_internal.drop_policies(p_table regclass, p_kind text) RETURNS text[]
 LANGUAGE plpgsql
@@ -540,7 +546,7 @@ BEGIN
     RETURN v_policies;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.drop_policies IS 'Drops the policies of isolate_tenants (tenant) or protect_resource (resource), and tells which.';
+COMMENT ON FUNCTION api_key_internal.drop_policies IS 'Drops the policies of isolate_tenants (tenant) or protect_resource (resource), and returns their names.';
 
 CREATE FUNCTION api_key_internal.one_line(p_text text) RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -548,7 +554,7 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     SELECT btrim(regexp_replace(p_text, '\s+', ' ', 'g'))
 $$;
-COMMENT ON FUNCTION api_key_internal.one_line IS 'A text with a blank for each white space, to be compared.';
+COMMENT ON FUNCTION api_key_internal.one_line IS 'Returns a text with each run of white space as one blank, for comparison.';
 
 CREATE FUNCTION api_key_internal.policy_definitions(p_table regclass, p_kind text) RETURNS jsonb
 LANGUAGE sql STABLE
@@ -566,7 +572,7 @@ AS $$
                 'the table'))), '{}')
     FROM pg_policy WHERE polrelid = p_table AND polname = ANY (api_key_internal.our_policies(p_table, p_kind))
 $$;
-COMMENT ON FUNCTION api_key_internal.policy_definitions IS 'The policies of isolate_tenants (tenant) or protect_resource (resource) on a table, as PostgreSQL writes them.';
+COMMENT ON FUNCTION api_key_internal.policy_definitions IS 'Returns the policies of isolate_tenants (tenant) or protect_resource (resource) on a table, as PostgreSQL writes them.';
 
 -- Ways past policies that PostgreSQL leaves open.
 CREATE FUNCTION api_key_internal.ways_past_policies(p_table regclass, p_columns name[]) RETURNS jsonb
@@ -636,7 +642,7 @@ AS $$
             WHERE c.contype = 'f' AND c.confrelid = p_table AND c.conparentid = 0
               AND api_key_internal.our_policies(c.conrelid) = '{}'))
 $$;
-COMMENT ON FUNCTION api_key_internal.ways_past_policies IS 'What reads, changes or tells of rows whatever the policies of a table are.';
+COMMENT ON FUNCTION api_key_internal.ways_past_policies IS 'Lists the ways to read, change or learn of rows that policies of a table do not cover.';
 
 CREATE FUNCTION api_key_internal.warn_of(p_table regclass, p_ways jsonb) RETURNS void
 LANGUAGE plpgsql STABLE

@@ -45,6 +45,9 @@ export async function pages(client) {
   const views = await rows(VIEWS)
   const settings = await rows(SETTINGS)
   const [{ refusals }] = await rows('SELECT api_key_internal.refusals() AS refusals')
+  for (const { name, comment } of [...functions, ...views, ...views.flatMap((view) => view.columns)]) {
+    if (!comment) throw new Error(`api_key: ${name} has no COMMENT`)
+  }
   const all = { functions, views, settings, refusals, write: writer({ functions, views, settings, refusals }) }
   return {
     'functions.md': functionsPage(all),
@@ -97,9 +100,8 @@ the extension may call all of them.`, texts)
 
 function viewsPage({ views, write }) {
   return page('Views', 'All views are in the schema `api_key`, and read-only.', views.map((view) => {
-    const described = view.columns.some((column) => column.comment)
-    const table = tableOf(['column', 'type', ...described ? ['meaning'] : []], view.columns.map((column) =>
-      [`\`${column.name}\``, column.type, ...described ? [write.cell(column.comment ?? '')] : []]))
+    const table = tableOf(['column', 'type', 'meaning'], view.columns.map((column) =>
+      [`\`${column.name}\``, column.type, write.cell(column.comment)]))
     return `## ${view.name}\n\n${write.comment(view.comment)}\n\n${table}\n\n${readers(view.callers)}\n`
   }))
 }
@@ -219,8 +221,11 @@ function writer({ functions, views, settings, refusals }) {
     ...settings.map(({ name }) => [name, `settings.md#${anchor(name)}`]),
   ])
   const codes = new Set(refusals.map(({ code }) => code).filter((code) => /^[A-Z]/.test(code)).concat('VALID'))
-  // A statement, a JSON object, a regular expression, a scope, a name with an underscore or a schema, a code.
-  const pattern = /\b(?:SELECT|PERFORM|ALTER|GRANT) [^.]*\S.*?;|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\^\S+\$|\b[a-z_]+:[a-z*]+\b\*?|\b[a-z]+:\*|\*?\b[\w.]*_\w*\*?|\b[A-Z]{5,}\b/g
+  // A statement or condition, a JSON object, a regular expression, a scope, a name with an underscore or a
+  // schema, a code.
+  const pattern = new RegExp([/(?:SELECT|PERFORM)(?: \* FROM)? api_key\.[^;]*;|USING \(.*?\)\)/,
+    /\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}/, /\^\S+\$/, /\b[a-z_]+:(?:[a-z]+\b|\*)/, /…?\b[\w.]*_[\w.]*|\brequest\.[a-z.]+/, /\b[A-Z]{5,}\b/]
+    .map(({ source }) => source).join('|'), 'g')
   const line = (text) => {
     let at = 0
     let written = ''
