@@ -22,7 +22,7 @@ CREATE VIEW api_key.audit_log AS
 SELECT audit_id, occurred_at, event, key_id, user_id, tenant_id, actor_role, actor_user_id, details
 FROM api_key_internal.audit_log;
 COMMENT ON VIEW api_key.audit_log IS
-$$Every change of a key, a tier, a scope, a rate limit, a resource or the isolation of a table, and counts of refused verifies.
+$$Lists every change of a key, a tier, a scope, a rate limit, a resource or the isolation of a table, and counts of refused verifies.
 
 The transaction that makes a change writes its row. No function of the extension deletes such a row.
 
@@ -37,7 +37,7 @@ COMMENT ON COLUMN api_key.audit_log.user_id IS 'The owner of the key.';
 COMMENT ON COLUMN api_key.audit_log.tenant_id IS 'The tenant of the key.';
 COMMENT ON COLUMN api_key.audit_log.actor_role IS 'The role of the request that made the change.';
 COMMENT ON COLUMN api_key.audit_log.actor_user_id IS 'The claim "sub" of the request that made the change.';
-COMMENT ON COLUMN api_key.audit_log.details IS 'What changed, as old and new values; of refused: code, count, client_ip and first_at. Never a secret or a hash.';
+COMMENT ON COLUMN api_key.audit_log.details IS 'The old and new values; of refused: code, count, client_ip and first_at. Never a secret or a hash.';
 
 CREATE FUNCTION api_key_internal.audit(
     p_event text, p_key_id uuid, p_user_id uuid, p_tenant_id uuid, p_details jsonb)
@@ -46,7 +46,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- What changes anything comes here.
+    -- Every change comes through here.
     PERFORM api_key_internal.refuse_restricted(p_takes_away => p_event IN ('revoked', 'deleted'));
     INSERT INTO api_key_internal.audit_log
         (event, actor_role, actor_user_id, key_id, user_id, tenant_id, details)

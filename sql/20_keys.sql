@@ -36,7 +36,7 @@ CREATE TABLE api_key_internal.keys (
     -- the handle by which their text is found, and what their text begins with.
     legacy_scheme text,
     lookup_handle bytea CHECK (pg_catalog.length(lookup_handle) = 16),
-    -- What its hash is known again by, should it be imported once more.
+    -- Recognises the hash if it is imported again.
     imported_handle bytea CHECK (pg_catalog.length(imported_handle) = 16),
     legacy_prefix text COLLATE "C" CHECK (pg_catalog.octet_length(legacy_prefix) <= 64),
     -- The database role of its requests (40_gate.sql); NULL for the usual one.
@@ -79,7 +79,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.status IS 'Returns active, disabled, expired, revoked or not_yet_valid, in the order of the codes of verify_api_key.';
 
--- What callers see of a key; the one place that lists its columns.
+-- The columns of a key that callers see; the one place that lists them.
 CREATE VIEW api_key_internal.listed_keys AS
 SELECT
     k.key_id, k.user_id, k.tenant_id, k.name, k.description, k.tier, k.environment, k.kind,

@@ -1,5 +1,5 @@
--- What made a retry of issue_api_key safe: kept apart from the key, so that deleting the key does
--- not make its request new again.
+-- Makes a retry of issue_api_key safe. Apart from the key, so that after the key is deleted its request
+-- is still known.
 CREATE TABLE api_key_internal.issue_requests (
     caller text NOT NULL,
     request_id text NOT NULL,

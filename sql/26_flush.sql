@@ -35,7 +35,7 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION api_key_internal.flush_use_counts IS 'Adds use counts from memory to those of the keys.';
 
--- Whoever deletes a key and leaves the transaction open must not keep the counts of others from being
+-- A transaction that deletes a key and stays open must not keep the counts of other keys from being
 -- written. Rows are not locked beforehand: that would write to the WAL for each of them.
 CREATE FUNCTION api_key_internal.flush_unlocked_use_counts(
     p_key_ids uuid[], p_uses bigint[], p_failures bigint[], p_last_used_at bigint[],

@@ -16,7 +16,7 @@ FROM pg_catalog.jsonb_to_record(api_key.counters()) AS c (
     upgrade_capacity bigint, flushes bigint,
     last_flush_at timestamptz, last_error text, last_error_at timestamptz);
 COMMENT ON VIEW api_key.stats IS
-$$What the extension holds and does in memory.
+$$Shows what the extension holds and does in memory.
 
 Counts begin at the start of the server; without preloading, at the start of the session. Entries that have
 expired are counted until their place is needed.$$;

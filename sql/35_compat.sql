@@ -5,7 +5,7 @@ CREATE TABLE api_key_internal.compat_functions (
     schema_name name NOT NULL,
     function_name name NOT NULL,
     arguments text NOT NULL,
-    -- What a function that stood there before is called now.
+    -- The present name of a function that was there before.
     kept_as name,
     PRIMARY KEY (schema_name, function_name, arguments)
 );
@@ -171,7 +171,7 @@ SELECT d.profile, d.function_name, d.arguments, d.result,
              WHERE c.profile = d.profile AND c.function_name = d.function_name
                AND c.arguments = d.arguments ORDER BY 1) AS installed_in
 FROM api_key_internal.compat_definitions(NULL) AS d;
-COMMENT ON VIEW api_key.compat_profiles IS 'The calling conventions that install_compat knows, with a row for each function.';
+COMMENT ON VIEW api_key.compat_profiles IS 'Lists the calling conventions that install_compat knows, with a row for each function.';
 COMMENT ON COLUMN api_key.compat_profiles.profile IS 'The name to pass to install_compat.';
 COMMENT ON COLUMN api_key.compat_profiles.function_name IS 'A function of the profile.';
 COMMENT ON COLUMN api_key.compat_profiles.arguments IS 'Its arguments.';
@@ -232,7 +232,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.standing IS 'Lists the functions that take these arguments, with ids as api_key.id or as uuid.';
 
--- What callers depend on: PostgREST's pass arguments by name, and read columns by name.
+-- Callers depend on these: clients of PostgREST pass arguments by name, and read columns by name.
 CREATE FUNCTION api_key_internal.calling_convention(p_function regprocedure) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp

@@ -24,7 +24,7 @@ Use it in a function: PERFORM api_key.require_scope('articles:write');
 Errors: 42501 with required_scopes and granted_scopes in DETAIL (HTTP 403), 28000 without a key (HTTP 401),
 22023.$$;
 
--- What authenticate_request acts upon. It reads the settings request.headers, request.method and
+-- The decision of authenticate_request. It reads the settings request.headers, request.method and
 -- request.path, so that a caller can only be who it has the key of. In Rust (src/pg/gate.rs).
 CREATE FUNCTION api_key.admit_request() RETURNS jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'admit_request';

@@ -16,12 +16,12 @@ CREATE VIEW api_key.rate_limits AS
 SELECT name, max_requests AS "limit", period * interval '1 microsecond' AS period, burst, per, tier,
        method, path
 FROM api_key_internal.rate_limits;
-COMMENT ON VIEW api_key.rate_limits IS 'Rate limits as defined by define_rate_limit.';
+COMMENT ON VIEW api_key.rate_limits IS 'Lists the rate limits defined by define_rate_limit.';
 COMMENT ON COLUMN api_key.rate_limits.name IS 'The name of the limit.';
 COMMENT ON COLUMN api_key.rate_limits."limit" IS 'How many requests a subject may make in a period.';
 COMMENT ON COLUMN api_key.rate_limits.period IS 'The period.';
 COMMENT ON COLUMN api_key.rate_limits.burst IS 'How many of them may come at once.';
-COMMENT ON COLUMN api_key.rate_limits.per IS 'What authenticate_request counts requests by; NULL if only check_rate_limit uses the limit.';
+COMMENT ON COLUMN api_key.rate_limits.per IS 'The subject by which authenticate_request counts requests; NULL if only check_rate_limit uses the limit.';
 COMMENT ON COLUMN api_key.rate_limits.tier IS 'The tier whose requests are counted; NULL for all.';
 COMMENT ON COLUMN api_key.rate_limits.method IS 'The method whose requests are counted; NULL for all.';
 COMMENT ON COLUMN api_key.rate_limits.path IS 'A pattern of paths whose requests are counted; NULL for all.';

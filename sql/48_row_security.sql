@@ -1,4 +1,4 @@
--- What isolate_tenants and protect_resource have in common.
+-- Common to isolate_tenants and protect_resource.
 
 -- The state before either came, in a table and not in comments: the text of a default is executed
 -- when it comes back, and the owner of a table may comment on it what he likes.
@@ -219,8 +219,8 @@ CREATE FUNCTION api_key_internal.run_restricted(p_owner oid, p_command text) RET
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'run_restricted';
 COMMENT ON FUNCTION api_key_internal.run_restricted IS 'Runs a command as a role, in a security-restricted operation.';
 
--- What holds text of a table's owner comes here, because parsing it runs code. To name the functions of
--- ours in a policy takes USAGE on the schema: it is lent for the command, and gives nothing else.
+-- For commands with text of a table's owner, because parsing it runs code. A policy can name our functions
+-- only with USAGE on the schema: it is lent for the command, and gives nothing else.
 CREATE FUNCTION api_key_internal.run_as_owner(p_table regclass, p_command text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -383,7 +383,7 @@ BEGIN
     -- A partition that the owner adds clones the triggers.
     EXECUTE format('GRANT EXECUTE ON FUNCTION api_key_internal.check_references(), api_key_internal.lock_moved_row() TO %s',
         (SELECT relowner::regrole FROM pg_class WHERE oid = p_table));
-    -- Whoever executes the policies executes these too.
+    -- Roles that execute the policies execute these too.
     FOR v_role IN
         SELECT relowner FROM pg_class WHERE oid = p_table
         UNION
@@ -454,7 +454,7 @@ BEGIN
     END LOOP;
     DELETE FROM api_key_internal.guarded_tables AS g WHERE g."table" = p_table
     RETURNING * INTO v_before;
-    -- What is not known stays closed.
+    -- If it is not known how it was, it stays on.
     EXECUTE format('ALTER TABLE %s %s ROW LEVEL SECURITY, %s FORCE ROW LEVEL SECURITY', p_table,
         CASE WHEN v_before.was_enabled IS FALSE THEN 'DISABLE' ELSE 'ENABLE' END,
         CASE WHEN v_before.was_forced IS FALSE THEN 'NO' END);
@@ -559,7 +559,7 @@ COMMENT ON FUNCTION api_key_internal.one_line IS 'Returns a text with each run o
 CREATE FUNCTION api_key_internal.policy_definitions(p_table regclass, p_kind text) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
--- What constants are written by.
+-- These settings decide how constants are written.
 SET quote_all_identifiers = off SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
 SET extra_float_digits = 1 SET bytea_output = 'hex' SET standard_conforming_strings = on
 AS $$

@@ -3,13 +3,13 @@ CREATE TABLE api_key_internal.isolated_tables (
     "table" regclass PRIMARY KEY,
     -- As it was called then: the policies know it by number, as long as they are there.
     "column" name NOT NULL,
-    -- What the table was called; NULL for partitions, which may go without a word.
+    -- The name of the table; NULL for partitions, which may be dropped without notice.
     name text,
     -- Whether there are permissive policies of ours.
     permits boolean NOT NULL,
     -- NULL if the column had none.
     default_before text,
-    -- Whose text that is; NULL if it calls what is not its owner's nor a superuser's.
+    -- The role that wrote it; NULL if it calls code that belongs neither to its owner nor to a superuser.
     default_owner name,
     -- NULL if there was one. By its name, because a dump makes indexes after it has filled tables.
     index_made name
@@ -91,7 +91,7 @@ DECLARE
     v_command text;
     v_default text;
     v_index name;
-    -- What was permitted by us before stays so, whatever policies the application has added since.
+    -- A table that our policies permitted before stays so, whatever policies the application has added since.
     v_permit boolean := api_key_internal.own_policies(p_table) = '{}'
         OR 'api_key_tenant_select' = ANY (api_key_internal.our_policies(p_table, 'tenant'))
         OR EXISTS (SELECT FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table AND i.permits);

@@ -7,7 +7,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_role name;
-    -- What each role may call; each has what stands above it besides.
+    -- The functions of each role; a role also has those of the roles above it.
     v_anon regprocedure[] := ARRAY[
         'api_key.verify_api_key(text, text[], inet, text)',
         'api_key.verify_api_key_hash(text)',

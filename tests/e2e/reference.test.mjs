@@ -24,7 +24,10 @@ describe('the generated reference', () => {
         writeFileSync(file, generated[name])
       }
       const committed = existsSync(file) ? readFileSync(file, 'utf8') : ''
-      assert.equal(committed, generated[name], 'run `make docs`, and commit what it has written')
+      const [old, now] = [committed, generated[name]].map((text) => text.split('\n'))
+      const differences = [...old.filter((line) => !now.includes(line)).map((line) => `- ${line}`),
+        ...now.filter((line) => !old.includes(line)).map((line) => `+ ${line}`)]
+      assert.ok(committed === generated[name], `run \`make docs\`, and commit what it writes:\n${differences.join('\n')}`)
     })
   }
 })
