@@ -4,7 +4,7 @@ SHELL = /bin/bash
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: all help demo dev dev-stop test test-core test-sql test-e2e matrix fuzz fuzz-smoke fuzz-sql sqlsmith build stage \
+.PHONY: all help demo dev dev-stop docs test test-core test-sql test-e2e matrix fuzz fuzz-smoke fuzz-sql sqlsmith build stage \
 	copy install uninstall installcheck lint bench package clean prerequisites-build prerequisites-test \
 	prerequisites-fuzz prerequisites-bench prerequisites-lint prerequisites-package
 
@@ -58,6 +58,9 @@ test-core: prerequisites-build
 	cargo test --no-default-features --lib
 	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom \
 		cargo test --release --no-default-features --lib -- memo vacant
+
+docs: install ## Write the generated pages of docs/reference
+	cd tests/e2e && npm ci --no-progress && DOCS_UPDATE=1 node --test --test-reporter=spec reference.test.mjs
 
 test-e2e:
 	cd tests/e2e && npm ci --no-progress && npm test

@@ -14,7 +14,7 @@ AS $$
     WHERE relkind IN ('r', 'p')
     GROUP BY oid ORDER BY min(depth), oid::regclass::text
 $$;
-COMMENT ON FUNCTION api_key_internal.parts IS 'A table, then its partitions and what inherits from it.';
+COMMENT ON FUNCTION api_key_internal.parts IS 'Returns a table, its partitions and its children.';
 
 CREATE FUNCTION api_key_internal.wholes(p_table regclass) RETURNS SETOF regclass
 LANGUAGE sql STABLE
@@ -27,7 +27,7 @@ AS $$
     )
     SELECT oid::regclass FROM wholes
 $$;
-COMMENT ON FUNCTION api_key_internal.wholes IS 'A table, and all that it is a partition of or inherits from.';
+COMMENT ON FUNCTION api_key_internal.wholes IS 'Returns a table, and all tables that it is a partition or child of.';
 
 CREATE FUNCTION api_key_internal.base_type(p_type oid) RETURNS oid
 LANGUAGE sql STABLE
@@ -42,7 +42,7 @@ AS $$
     )
     SELECT oid FROM base WHERE kind <> 'd'
 $$;
-COMMENT ON FUNCTION api_key_internal.base_type IS 'What a domain is made of; any other type itself.';
+COMMENT ON FUNCTION api_key_internal.base_type IS 'Returns the base type of a domain, or the type itself.';
 
 CREATE FUNCTION api_key_internal.check_table(p_table regclass) RETURNS void
 LANGUAGE plpgsql STABLE
@@ -83,7 +83,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_table IS 'Refuses (22023) what cannot have row security, or not by itself.';
+COMMENT ON FUNCTION api_key_internal.check_table IS 'Refuses a relation that cannot have row security of its own (22023).';
 
 -- Checked again under the lock: while it was waited for, the owner may have changed the table.
 CREATE FUNCTION api_key_internal.lock_table(p_table regclass) RETURNS void
@@ -102,7 +102,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.lock_table IS 'Locks a table of an application, with its partitions, for changes; refuses (22023) what cannot have row security.';
+COMMENT ON FUNCTION api_key_internal.lock_table IS 'Locks a table of an application and its partitions for changes, and refuses one that cannot have row security (22023).';
 
 -- The parts of a table, and what a view reads, may belong to others, whose code would run with the
 -- rights of the owner.
@@ -125,7 +125,7 @@ AS $$
     WHERE NOT r.rolsuper AND c.relowner <> (SELECT relowner FROM pg_class WHERE oid = p_table)
     ORDER BY c.oid LIMIT 1
 $$;
-COMMENT ON FUNCTION api_key_internal.others_code IS 'A table, partition or view whose code runs when p_table is read, and belongs neither to its owner nor to a superuser; NULL if there is none.';
+COMMENT ON FUNCTION api_key_internal.others_code IS 'Returns a table, partition or view whose code runs when p_table is read, and that belongs neither to its owner nor to a superuser; NULL if there is none.';
 
 -- Roles that gain nothing by code that runs as the owner: the owner itself and superusers.
 CREATE FUNCTION api_key_internal.trusted_roles(p_owner oid) RETURNS SETOF oid
@@ -137,7 +137,7 @@ AS $$
     SELECT 'pg_database_owner'::regrole FROM pg_database AS d JOIN pg_roles AS r ON r.oid = d.datdba
     WHERE d.datname = current_database() AND (r.rolsuper OR r.oid = p_owner)
 $$;
-COMMENT ON FUNCTION api_key_internal.trusted_roles IS 'The given owner, and superusers.';
+COMMENT ON FUNCTION api_key_internal.trusted_roles IS 'Returns the given owner, and superusers.';
 
 -- The owner of a type can exchange its casts at any time. A cast that is not written leaves no trace in the
 -- catalog, and neither do the casts and constraints of what a type is made of.
@@ -158,7 +158,7 @@ AS $$
     SELECT min(oid::regtype::text) FROM types JOIN pg_type AS t USING (oid)
     WHERE t.typowner NOT IN (SELECT api_key_internal.trusted_roles(p_owner))
 $$;
-COMMENT ON FUNCTION api_key_internal.strangers_type IS 'One of the types, or of those that they are made of, that belongs to a role that is neither the given owner nor a superuser; NULL if there is none.';
+COMMENT ON FUNCTION api_key_internal.strangers_type IS 'Returns one of the types, or of their components, that belongs neither to the given owner nor to a superuser; NULL if there is none.';
 
 -- A condition or a view runs as the owner of its table, and so does what it calls. Code of a third role
 -- would rise by it; so would that of whoever can put another function of the name into its schema.
@@ -209,7 +209,7 @@ AS $$
         ORDER BY code.what LIMIT 1),
         api_key_internal.strangers_type(ARRAY(SELECT oid FROM types), p_owner))
 $$;
-COMMENT ON FUNCTION api_key_internal.strangers_code IS 'A function, operator or type that a policy, view or default uses and that is, or may become, the code of a role that is neither the given owner nor a superuser; NULL if there is none.';
+COMMENT ON FUNCTION api_key_internal.strangers_code IS 'Returns a function, operator or type of a policy, view or default that is, or may become, the code of a role other than the given owner and superusers; NULL if there is none.';
 
 CREATE FUNCTION api_key_internal.check_one_owner(p_table regclass, p_sqlstate text, p_message text)
 RETURNS void
@@ -244,12 +244,12 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_one_owner IS 'Refuses tables and views that read what belongs to somebody else than their owner or a superuser.';
+COMMENT ON FUNCTION api_key_internal.check_one_owner IS 'Refuses tables and views that read objects of a role other than their owner and superusers.';
 
 -- In Rust (src/pg/foreign.rs).
 CREATE FUNCTION api_key_internal.run_restricted(p_owner oid, p_command text) RETURNS void
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'run_restricted';
-COMMENT ON FUNCTION api_key_internal.run_restricted IS 'Runs one command as a role, in a security-restricted operation.';
+COMMENT ON FUNCTION api_key_internal.run_restricted IS 'Runs a command as a role, in a security-restricted operation.';
 
 -- What holds text of a table's owner comes here, because parsing it runs code. To name the functions of
 -- ours in a policy takes USAGE on the schema: it is lent for the command, and gives nothing else.
@@ -278,4 +278,4 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.run_as_owner IS 'Runs one command on a table as its owner, in a security-restricted operation.';
+COMMENT ON FUNCTION api_key_internal.run_as_owner IS 'Runs a command on a table as its owner, in a security-restricted operation.';

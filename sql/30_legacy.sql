@@ -16,7 +16,7 @@ CREATE TABLE api_key_internal.root_key (
     -- The schemes of which keys were ever imported: others are not looked for. NULL: any.
     schemes text[]
 );
-COMMENT ON TABLE api_key_internal.root_key IS 'The fingerprint of the root key under which legacy keys are found, and the schemes that they came with; at most one row.';
+COMMENT ON TABLE api_key_internal.root_key IS 'The fingerprint of the root key under which legacy keys are found, and the schemes of imported keys. At most one row.';
 CREATE UNIQUE INDEX root_key_one_row ON api_key_internal.root_key ((true));
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.root_key', '');
 
@@ -32,19 +32,22 @@ SELECT pg_catalog.pg_extension_config_dump('api_key_internal.migration_runs', 'W
 
 CREATE FUNCTION api_key_internal.root_key_fingerprint() RETURNS text
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'root_key_fingerprint';
-COMMENT ON FUNCTION api_key_internal.root_key_fingerprint IS 'The fingerprint of the root key, which is made if there is none.';
+COMMENT ON FUNCTION api_key_internal.root_key_fingerprint IS 'Returns the fingerprint of the root key, and makes a root key if there is none.';
 
 CREATE FUNCTION api_key_internal.legacy_credential(p_hash text, p_scheme text) RETURNS jsonb
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'legacy_credential';
-COMMENT ON FUNCTION api_key_internal.legacy_credential IS '{scheme, stored, handle, imported} of a hash from elsewhere; NULL if it is not one of the scheme.';
+COMMENT ON FUNCTION api_key_internal.legacy_credential IS 'Returns {scheme, stored, handle, imported} of an imported hash; NULL if it is not one of the scheme.';
 
 CREATE FUNCTION api_key.matches_hash(p_text text, p_hash text) RETURNS boolean
 LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'matches_hash';
 COMMENT ON FUNCTION api_key.matches_hash IS
-$$Whether a text is the one that a hash was made of; no key is looked up.
+$$Tells whether a hash was made from a text. It looks up no key.
 
-p_hash: of any scheme of import_api_key_hash but plaintext, told by its form. False for what is no hash, NULL for NULL.
-Errors: 22023 a hash that costs more to check than may be imported, 53400 if other hashes took all the room for longer than api_key.hash_queue_timeout.$$;
+p_hash: a hash of any scheme of import_api_key_hash except plaintext, recognised by its form.
+
+Result: false if it is no hash, NULL for NULL.
+Errors: 22023 a hash that costs more to check than may be imported, 53400 if other hashes took all the room
+for longer than api_key.hash_queue_timeout.$$;
 
 CREATE FUNCTION api_key_internal.use_root_key()
 RETURNS void
@@ -65,7 +68,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.use_root_key IS 'Makes sure that the root key is the one of this database.';
+COMMENT ON FUNCTION api_key_internal.use_root_key IS 'Checks that the root key is the one of this database (55000).';
 
 -- Stores an imported key; p_key has all but the credential and the times.
 CREATE FUNCTION api_key_internal.import_key(
@@ -143,7 +146,7 @@ EXCEPTION
             DETAIL = v_detail, HINT = v_hint;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.import_key IS 'Stores a key with a hash from elsewhere.';
+COMMENT ON FUNCTION api_key_internal.import_key IS 'Stores a key with an imported hash.';
 
 CREATE FUNCTION api_key.import_api_key_hash(
     p_hash text,
@@ -204,7 +207,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.import_api_key_hash IS
-$$Adopts one key with the hash that it has: its text stays valid.
+$$Imports one key with the hash that it has. Its text stays valid.
 
-p_scheme: md5, sha1, sha256, sha512 (hexadecimal in either case, base64 or base64url), bcrypt (up to cost 14), argon2 (PHC string, up to 256 MiB of memory times passes), or plaintext (hashed on the way in). p_key_prefix: what the text begins with, needed to find bcrypt and argon2 keys (a WARNING if it is missing); the longer, the better. The others are as of issue_api_key; the limits of tiers are not applied.
-Result: the key's id. Errors: 22023 not a hash of the scheme, 23505 imported already, 55000 the root key cannot be used.$$;
+p_scheme: md5, sha1, sha256, sha512 (hexadecimal in either case, base64 or base64url), bcrypt (up to cost 14),
+argon2 (a PHC string, up to 256 MiB of memory times passes), or plaintext (hashed on the way in).
+p_key_prefix: the beginning of the key's text, which is needed to find bcrypt and argon2 keys (a WARNING tells
+if it is missing). The longer, the better.
+
+The other arguments are those of issue_api_key. The limits of tiers do not apply.
+
+Result: the id of the key.
+Errors: 22023 not a hash of the scheme, 23505 imported already, 55000 the root key cannot be used.$$;

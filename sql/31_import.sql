@@ -15,7 +15,7 @@ AS $$
         expires_at timestamptz, not_before timestamptz, created_at timestamptz, revoked_at timestamptz,
         enabled boolean, allowed_ips inet[], metadata jsonb)
 $$;
-COMMENT ON FUNCTION api_key_internal.key_row IS 'The fields of a key that import_api_keys has read.';
+COMMENT ON FUNCTION api_key_internal.key_row IS 'Reads the fields of a row of import_api_keys.';
 
 -- PostgreSQL's own error would repeat the value, which may be a key where columns were mixed up.
 CREATE FUNCTION api_key_internal.refuse_key_row(p_row jsonb, p_where text) RETURNS void
@@ -42,7 +42,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.refuse_key_row IS 'Refuses (22023) a row for import_api_keys with a value that does not have the type of its field.';
+COMMENT ON FUNCTION api_key_internal.refuse_key_row IS 'Refuses a row of import_api_keys with a value that does not have the type of its field (22023).';
 
 -- Apart from import_api_keys, which runs with the rights of the caller: what it reads is judged by them.
 CREATE FUNCTION api_key.import_key_rows(p_rows jsonb, p_scheme text, p_source text, p_first bigint)
@@ -110,9 +110,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.import_key_rows IS
-$$Adopts rows that import_api_keys has read; call that instead.
+$$Imports rows that import_api_keys has read. Call import_api_keys instead.
 
-Result: {schemes, crowd, no_prefix}: how many of which scheme, how many keys with salted hashes share a prefix at most, and how many of them have none.$$;
+Result: {schemes, crowd, no_prefix}: how many keys of each scheme, how many keys with salted hashes share a
+prefix at most, and how many of those have no prefix.$$;
 
 -- The query that reads keys for import_api_keys, and the role as which it is to run, if p_caller may read
 -- that itself. Casts of types that roles have made are not asked: what to_jsonb of an enum runs belongs
@@ -201,13 +202,13 @@ BEGIN
     owner := v_source.relowner;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.import_query IS 'How import_api_keys reads a table, and as whom; refuses (22023, 42501) what the caller may not read.';
+COMMENT ON FUNCTION api_key_internal.import_query IS 'Tells how import_api_keys reads a table, and as which role; refuses what the caller may not read (22023, 42501).';
 
 -- In Rust (src/pg/foreign.rs).
 CREATE FUNCTION api_key.read_key_rows(p_source regclass, p_columns jsonb) RETURNS SETOF jsonb
 LANGUAGE c AS 'MODULE_PATHNAME', 'read_key_rows';
 COMMENT ON FUNCTION api_key.read_key_rows IS
-$$Reads rows for import_api_keys, as the owner of the table in a security-restricted operation; call that instead.
+$$Reads rows for import_api_keys, as the owner of the table in a security-restricted operation. Call import_api_keys instead.
 
 Errors: 22023, 42501 as of import_api_keys.$$;
 
@@ -262,8 +263,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.import_api_keys IS
-$$Adopts a whole table of keys with the hashes that they have, all or nothing.
+$$Imports a whole table of keys with the hashes that they have, or none of them.
 
-p_columns: which column is what, such as {"hash": "key_hash", "user_id": "owner", "key_prefix": "prefix"}; the names of the fields are in the HINT of an error. p_scheme: as of import_api_key_hash for all rows, or auto to have each told by its form; a column for "scheme" goes before it.
-The caller must have SELECT on the columns, and no row security. The table or view is read as its owner, with what else it reads of the same owner or a superuser; not a view with security_invoker.
-Result: how many; a NOTICE says of which scheme. Errors: 22023 and 23505 name the row, 42501 if the caller may not read the table, 55000 the root key cannot be used.$$;
+p_source: a table or view. It is read as its owner, together with what it reads of the same owner or of a
+superuser. A view with security_invoker is refused.
+p_columns: maps fields to columns, such as {"hash": "key_hash", "user_id": "owner", "key_prefix": "prefix"}.
+The HINT of an error lists the fields.
+p_scheme: a scheme of import_api_key_hash for all rows, or auto to recognise each hash by its form. A column
+mapped to "scheme" takes precedence.
+
+You need SELECT on the columns, and no row security may apply to you.
+
+Result: how many keys were imported; a NOTICE counts them by scheme.
+Errors: 22023 and 23505 name the row, 42501 if you may not read the table, 55000 the root key cannot be used.$$;

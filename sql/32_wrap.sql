@@ -62,9 +62,15 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE api_key.migrate_legacy_hashes IS
-$$Wraps the fast digests and bcrypt hashes that legacy keys came with: argon2id over what is stored, without any plaintext. Keys work before, during and after.
+$$Wraps the fast digests and bcrypt hashes of legacy keys in argon2id, without their plaintext. Keys work before, during and after.
 
-Commits every p_batch_size keys; can be stopped and called again at any time; several sessions share the job. p_max_batches: stop after so many. Called by a superuser or the owner of the extension. See the view legacy_hash_progress.
+It commits after each batch. You can stop it and call it again at any time, and run it in several sessions
+at once. The view legacy_hash_progress shows how far it is. Call it as a superuser or the owner of the
+extension.
+
+p_batch_size: how many keys to wrap in a transaction.
+p_max_batches: stop after so many batches; NULL for all.
+
 Errors: 22023.$$;
 
 -- A view calls functions with the rights of its caller, who has none on our helpers.
@@ -93,7 +99,11 @@ SELECT scheme, total, wrapped, upgraded, remaining, per_second,
        CASE WHEN remaining > 0
             THEN remaining / nullif(per_second, 0) * interval '1 second' END AS eta
 FROM api_key.legacy_hash_counts() CROSS JOIN speed;
-COMMENT ON VIEW api_key.legacy_hash_progress IS
-$$How far legacy keys are on their way to argon2id, by the scheme that they came with.
-
-wrapped: argon2id over the old hash, by migrate_legacy_hashes. upgraded: argon2id over the text itself, since the key was used (or came as plaintext or argon2). remaining: still the old hash alone. per_second, eta: of migrate_legacy_hashes, if it got further in the last minute; eta for this scheme's remaining keys alone.$$;
+COMMENT ON VIEW api_key.legacy_hash_progress IS 'Shows how far legacy keys are on their way to argon2id, by the scheme that they were imported with.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.scheme IS 'The scheme of the imported hash.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.total IS 'Legacy keys of the scheme.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.wrapped IS 'Stored as argon2id over the old hash, by migrate_legacy_hashes.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.upgraded IS 'Stored as argon2id over the text itself: keys that were used since, or were imported as plaintext or argon2.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.remaining IS 'Still stored as the old hash alone.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.per_second IS 'Keys that migrate_legacy_hashes wraps in a second, if it made progress in the last minute.';
+COMMENT ON COLUMN api_key.legacy_hash_progress.eta IS 'How long migrate_legacy_hashes needs for the remaining keys of this scheme alone.';

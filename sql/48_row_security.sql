@@ -7,7 +7,7 @@ CREATE TABLE api_key_internal.guarded_tables (
     was_enabled boolean NOT NULL,
     was_forced boolean NOT NULL
 );
-COMMENT ON TABLE api_key_internal.guarded_tables IS 'Row security of tables as it was before isolate_tenants or protect_resource.';
+COMMENT ON TABLE api_key_internal.guarded_tables IS 'The row security that tables had before isolate_tenants or protect_resource.';
 -- Without tables that are gone, whose numbers would mean others in another database.
 SELECT pg_catalog.pg_extension_config_dump(
     'api_key_internal.guarded_tables', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
@@ -35,7 +35,10 @@ BEGIN
     RETURN false;
 END
 $$;
-COMMENT ON FUNCTION api_key.refuse_row IS 'False; in a request of PostgREST with a key, refuses the request (HTTP 403) before it says so. For policies of isolate_tenants and protect_resource.';
+COMMENT ON FUNCTION api_key.refuse_row IS
+$$Returns false, or refuses the request (HTTP 403) if it comes from PostgREST with a key.
+
+Policies of isolate_tenants and protect_resource call it.$$;
 
 -- Permissive policies are asked first. No other restriction is relied on: where it has been dropped or
 -- altered, nothing is left to it.
@@ -50,7 +53,10 @@ AS $$
               AND d.refclassid = 'pg_proc'::regclass
               AND d.refobjid = 'api_key.refuse_row(regclass, name)'::regprocedure)
 $$;
-COMMENT ON FUNCTION api_key.is_left_to IS 'Whether a restrictive policy of ours will refuse the row that a permissive one of the same rule would. For policies of isolate_tenants and protect_resource.';
+COMMENT ON FUNCTION api_key.is_left_to IS
+$$Tells whether a restrictive policy of the extension will refuse the row that a permissive policy is asked about.
+
+Policies of isolate_tenants and protect_resource call it.$$;
 
 CREATE FUNCTION api_key_internal.column_of_type(p_table regclass, p_column name, p_uuid boolean) RETURNS boolean
 LANGUAGE sql STABLE
@@ -81,7 +87,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_column IS 'Refuses (22023) columns that are not there, or not of type uuid.';
+COMMENT ON FUNCTION api_key_internal.check_column IS 'Refuses a column that does not exist, or is not of type uuid (22023).';
 
 CREATE FUNCTION api_key_internal.our_policies(p_table regclass, p_kind text = '(tenant|resource)') RETURNS text[]
 LANGUAGE sql STABLE
@@ -91,7 +97,7 @@ AS $$
     WHERE polrelid = p_table
       AND polname ~ format('^api_key_%s(_(select|insert|update|delete|part)(_only)?)?$', p_kind)
 $$;
-COMMENT ON FUNCTION api_key_internal.our_policies IS 'The policies of a table that isolate_tenants or protect_resource has made.';
+COMMENT ON FUNCTION api_key_internal.our_policies IS 'Returns the policies of a table that isolate_tenants or protect_resource made.';
 
 -- Where an application has decided who may do what, permissive policies would give more: we only
 -- restrict. Elsewhere, without one, nobody could do anything.
@@ -103,7 +109,7 @@ AS $$
     WHERE polrelid = p_table AND polpermissive
       AND polname::text <> ALL (api_key_internal.our_policies(p_table))
 $$;
-COMMENT ON FUNCTION api_key_internal.own_policies IS 'The permissive policies that an application has made itself.';
+COMMENT ON FUNCTION api_key_internal.own_policies IS 'Returns the permissive policies of a table that the application made.';
 
 -- In Rust (src/pg/references.rs). The name of its trigger sorts before those of foreign keys ("RI_..."),
 -- so that it answers first, to a hidden row and to none alike. Unlike the WITH CHECK of a policy it sees
@@ -111,13 +117,13 @@ COMMENT ON FUNCTION api_key_internal.own_policies IS 'The permissive policies th
 -- own check does, so that it stays so.
 CREATE FUNCTION api_key_internal.check_references() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'check_references';
-COMMENT ON FUNCTION api_key_internal.check_references IS 'Answers a reference to a row that the rule of its table hides from the writer as if there were none.';
+COMMENT ON FUNCTION api_key_internal.check_references IS 'Refuses a reference to a row that the rule of its table hides from the writer, as if the row did not exist.';
 
 -- In Rust (src/pg/references.rs). The name of its trigger sorts after those of the application, which
 -- may yet change the row.
 CREATE FUNCTION api_key_internal.lock_moved_row() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'lock_moved_row';
-COMMENT ON FUNCTION api_key_internal.lock_moved_row IS 'Has those who refer to a row wait while it becomes another''s.';
+COMMENT ON FUNCTION api_key_internal.lock_moved_row IS 'Makes those who refer to a row wait while the row changes owner or tenant.';
 
 
 CREATE FUNCTION api_key_internal.guard(p_table regclass) RETURNS void
@@ -154,7 +160,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.guard IS 'Enables and forces row security, and remembers how it was.';
+COMMENT ON FUNCTION api_key_internal.guard IS 'Enables and forces row security, and records how it was.';
 
 CREATE FUNCTION api_key_internal.watch_moves(p_table regclass) RETURNS void
 LANGUAGE plpgsql
@@ -189,7 +195,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.watch_moves IS 'Has a table lock the rows of which a column changes that our policies read.';
+COMMENT ON FUNCTION api_key_internal.watch_moves IS 'Makes a table lock rows in which a column that our policies read changes.';
 
 CREATE FUNCTION api_key_internal.unguard(p_table regclass) RETURNS void
 LANGUAGE plpgsql
@@ -229,4 +235,4 @@ BEGIN
         SELECT 'SELECT' LIMIT 1);
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.unguard IS 'Gives a table without policies of ours its row security as it was.';
+COMMENT ON FUNCTION api_key_internal.unguard IS 'Restores the row security of a table that has no policies of ours left.';

@@ -20,7 +20,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.make_policy IS 'Makes a policy by which a rule holds for the rows that a command reads and for those that it writes.';
+COMMENT ON FUNCTION api_key_internal.make_policy IS 'Makes a policy that applies a rule to the rows that a command reads and to those that it writes.';
 
 CREATE FUNCTION api_key_internal.drop_policies(p_table regclass, p_kind text) RETURNS text[]
 LANGUAGE plpgsql
@@ -36,7 +36,7 @@ BEGIN
     RETURN v_policies;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.drop_policies IS 'Drops the policies of isolate_tenants (tenant) or protect_resource (resource), and tells which.';
+COMMENT ON FUNCTION api_key_internal.drop_policies IS 'Drops the policies of isolate_tenants (tenant) or protect_resource (resource), and returns their names.';
 
 CREATE FUNCTION api_key_internal.one_line(p_text text) RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -44,7 +44,7 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     SELECT btrim(regexp_replace(p_text, '\s+', ' ', 'g'))
 $$;
-COMMENT ON FUNCTION api_key_internal.one_line IS 'A text with a blank for each white space, to be compared.';
+COMMENT ON FUNCTION api_key_internal.one_line IS 'Returns a text with each run of white space as one blank, for comparison.';
 
 CREATE FUNCTION api_key_internal.policy_definitions(p_table regclass, p_kind text) RETURNS jsonb
 LANGUAGE sql STABLE
@@ -62,7 +62,7 @@ AS $$
                 'the table'))), '{}')
     FROM pg_policy WHERE polrelid = p_table AND polname = ANY (api_key_internal.our_policies(p_table, p_kind))
 $$;
-COMMENT ON FUNCTION api_key_internal.policy_definitions IS 'The policies of isolate_tenants (tenant) or protect_resource (resource) on a table, as PostgreSQL writes them.';
+COMMENT ON FUNCTION api_key_internal.policy_definitions IS 'Returns the policies of isolate_tenants (tenant) or protect_resource (resource) on a table, as PostgreSQL writes them.';
 
 -- Ways past policies that PostgreSQL leaves open.
 CREATE FUNCTION api_key_internal.ways_past_policies(p_table regclass, p_columns name[]) RETURNS jsonb
@@ -132,7 +132,7 @@ AS $$
             WHERE c.contype = 'f' AND c.confrelid = p_table AND c.conparentid = 0
               AND api_key_internal.our_policies(c.conrelid) = '{}'))
 $$;
-COMMENT ON FUNCTION api_key_internal.ways_past_policies IS 'What reads, changes or tells of rows whatever the policies of a table are.';
+COMMENT ON FUNCTION api_key_internal.ways_past_policies IS 'Lists the ways to read, change or learn of rows that policies of a table do not cover.';
 
 CREATE FUNCTION api_key_internal.warn_of(p_table regclass, p_ways jsonb) RETURNS void
 LANGUAGE plpgsql STABLE

@@ -11,7 +11,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_action IS 'Refuses (22023) actions that there are not.';
+COMMENT ON FUNCTION api_key_internal.check_action IS 'Refuses an unknown action (22023).';
 
 CREATE FUNCTION api_key.authorize(p_resource_type text, p_resource_id text, p_action text) RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -23,9 +23,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.authorize IS
-$$Whether the key of the request may do something to a resource; see define_resource for the rule. It never raises because the answer is no.
+$$Tells whether the key of the request may do something to a resource, by the rule of define_resource. It never raises an error because the answer is no.
 
-p_resource_id: the id as text; false if there is no such row. p_action: read, write, update or delete.
+p_resource_id: the id as text. The answer is false if there is no such row.
+p_action: read, write, update or delete.
+
 Errors: 22023 no such type or action, 55000 its table has changed.$$;
 
 CREATE FUNCTION api_key.require_authorization(p_resource_type text, p_resource_id text, p_action text)
@@ -48,8 +50,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.require_authorization IS
-$$Refuses the request unless its key may do something to a resource; see define_resource for the rule.
+$$Refuses the request unless its key may do something to a resource, by the rule of define_resource.
 
-In a function: PERFORM api_key.require_authorization('article', p_id::text, 'update');
+Use it in a function: PERFORM api_key.require_authorization('article', p_id::text, 'update');
 
-Errors: P0002 (HTTP 404) what may not be read, there or not; 42501 (HTTP 403) what may be read but not that, and keys bound to another resource; 22023, 55000 as authorize.$$;
+Errors: P0002 (HTTP 404) if the caller may not read it, whether it exists or not; 42501 (HTTP 403) if the
+caller may read it but not do that, or the key is bound to another resource; 22023 and 55000 as of authorize.$$;

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::core::claims::Claims;
 use crate::core::refusal::{Kind, Refusal};
+use crate::core::verdict::Code;
 use crate::pg::error::Error;
 use crate::pg::gate::identity;
 use crate::pg::raw::call::sql_function;
@@ -69,8 +70,10 @@ sql_function! {
     /// Every refusal, as the reference documents them.
     fn refusals() -> JsonValue {
         let kinds = Kind::ALL.iter().map(|kind| {
+            let code = Code::ALL.iter().find(|code| code.as_str() == kind.name);
             json!({
                 "name": kind.name,
+                "verdict": code.map(|code| code.message()),
                 "sqlstate": kind.sqlstate,
                 "status": kind.status,
                 "code": kind.code,
