@@ -15,9 +15,9 @@ const SECTIONS = {
   'The key of the request': ['identity'],
   'Rate limits': ['rate_limits'],
   'Tenants': ['tenants'],
-  'Resources': ['resources', 'references'],
+  'Resources': ['resources', 'authorize', 'references'],
   'Protected tables': ['protection', 'row_security', 'policies'],
-  'Legacy keys': ['legacy', 'import', 'migrate', 'compat'],
+  'Legacy keys': ['legacy', 'import', 'wrap', 'compat'],
   'Usage and statistics': ['flush', 'usage', 'stats', 'audit'],
   'Set-up': ['postgrest', 'schemas'],
 }
