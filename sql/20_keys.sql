@@ -53,12 +53,24 @@ CREATE FUNCTION api_key_internal.mask(p_prefix text, p_key_id uuid) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mask';
 COMMENT ON FUNCTION api_key_internal.mask IS 'Returns the part of a key''s text that may be shown: its prefix and the first digits of its id.';
 
+CREATE FUNCTION api_key_internal.hash_stage(p_stored text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_stage';
+COMMENT ON FUNCTION api_key_internal.hash_stage IS 'Tells how far a stored hash is on its way to argon2id of the text itself: bare, wrapped or own.';
+
+CREATE FUNCTION api_key_internal.wrap_hash(p_stored text) RETURNS text
+LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'wrap_hash';
+COMMENT ON FUNCTION api_key_internal.wrap_hash IS 'Wraps a bare legacy hash in argon2id. Waits for room to hash without a limit.';
+
+CREATE FUNCTION api_key_internal.is_legacy_secret(p_scheme text, p_version integer) RETURNS boolean
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_legacy_secret';
+COMMENT ON FUNCTION api_key_internal.is_legacy_secret IS 'Tells whether the secret of this version is the text that an imported key came with.';
+
 CREATE FUNCTION api_key_internal.masked(p_key api_key_internal.keys) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     -- A legacy text does not begin as ours do, until it is rotated.
-    SELECT CASE WHEN p_key.legacy_scheme IS NOT NULL AND p_key.secret_version = 1
+    SELECT CASE WHEN api_key_internal.is_legacy_secret(p_key.legacy_scheme, p_key.secret_version)
         THEN coalesce(p_key.legacy_prefix, '') || '...'
         ELSE api_key_internal.mask(p_key.key_prefix, p_key.key_id) END
 $$;

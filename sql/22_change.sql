@@ -128,9 +128,8 @@ BEGIN
     v_key.secret_version := v_key.secret_version + 1;
     IF v_grace > interval '0' THEN
         -- A fast digest does not stay behind with the old secret.
-        v_key.previous_secret_hash := CASE
-            WHEN v_key.secret_hash LIKE '{%' AND v_key.secret_hash NOT LIKE '%$argon2id$%'
-            THEN api_key_internal.wrap_hash(v_key.secret_hash) ELSE v_key.secret_hash END;
+        v_key.previous_secret_hash := CASE api_key_internal.hash_stage(v_key.secret_hash)
+            WHEN 'bare' THEN api_key_internal.wrap_hash(v_key.secret_hash) ELSE v_key.secret_hash END;
         v_key.grace_expires_at := v_key.updated_at + v_grace;
     ELSE
         v_key.previous_secret_hash := NULL;

@@ -28,6 +28,9 @@ AS $$
         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid AND d.refobjsubid > 0
     JOIN pg_attribute AS a ON a.attrelid = p.polrelid AND a.attnum = d.refobjsubid
     WHERE p.polrelid = p_table AND p.polname = 'api_key_tenant'
+    -- Half of a policy that somebody has altered may name another column.
+    ORDER BY a.attname IS DISTINCT FROM
+        (SELECT i."column" FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table), a.attnum
     LIMIT 1
 $$;
 COMMENT ON FUNCTION api_key_internal.tenant_column IS 'Returns the column of the policy by which a table is isolated; NULL without one.';

@@ -44,6 +44,7 @@ DECLARE
         'api_key.import_usage(jsonb)',
         'api_key.import_api_key_hash(text, text, api_key.id, text, text, text, text, text[], api_key.id, text, text, text, timestamptz, timestamptz, inet[], jsonb, boolean, timestamptz)',
         'api_key.matches_hash(text, text)',
+        'api_key.legacy_hash_counts()',
         'api_key.import_api_keys(regclass, jsonb, text)',
         'api_key.import_key_rows(jsonb, text, text, bigint)',
         'api_key.read_key_rows(regclass, jsonb)',

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use super::raw::{options, server};
 use crate::core::gcra::Rate;
 use crate::core::hash::Cost;
+use crate::pg::raw::{options, server};
 
 static ARGON2_MEMORY_KIB: GucSetting<i32> = GucSetting::<i32>::new(19_456);
 static ARGON2_ITERATIONS: GucSetting<i32> = GucSetting::<i32>::new(2);

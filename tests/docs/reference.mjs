@@ -15,11 +15,11 @@ const SECTIONS = {
   'The key of the request': ['identity'],
   'Rate limits': ['rate_limits'],
   'Tenants': ['tenants'],
-  'Resources': ['resources', 'references'],
-  'Protected tables': ['protection', 'row_security', 'policies'],
-  'Legacy keys': ['legacy', 'import', 'migrate', 'compat'],
-  'Usage and statistics': ['flush', 'usage', 'stats', 'audit'],
-  'Set-up': ['postgrest', 'schemas'],
+  'Resources': ['resources', 'authorize'],
+  'Protected tables': ['protection', 'row_security'],
+  'Legacy keys': ['legacy', 'import', 'wrap', 'compat'],
+  'Usage and statistics': ['flush', 'stats'],
+  'Set-up': ['postgrest'],
 }
 
 const HEADERS = {
