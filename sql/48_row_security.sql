@@ -1,4 +1,4 @@
--- Common to isolate_tenants and protect_resource.
+-- What isolate_tenants and protect_resource have in common.
 
 -- The state before either came, in a table and not in comments: the text of a default is executed
 -- when it comes back, and the owner of a table may comment on it what he likes.
@@ -67,7 +67,7 @@ AS $$
         WHERE attrelid = p_table AND attname = p_column AND attnum > 0 AND NOT attisdropped
           AND (atttypid = 'uuid'::regtype AND attgenerated = '' OR NOT p_uuid))
 $$;
-COMMENT ON FUNCTION api_key_internal.column_of_type IS 'Tells whether check_column accepts a column; true for NULL.';
+COMMENT ON FUNCTION api_key_internal.column_of_type IS 'Tells whether a table has a column that can be written and, if required, is of type uuid; true for NULL.';
 
 CREATE FUNCTION api_key_internal.check_column(
     p_argument text, p_table regclass, p_column name, p_uuid boolean) RETURNS void
@@ -148,7 +148,7 @@ BEGIN
     -- A partition that the owner adds clones the triggers.
     EXECUTE format('GRANT EXECUTE ON FUNCTION api_key_internal.check_references(), api_key_internal.lock_moved_row() TO %s',
         (SELECT relowner::regrole FROM pg_class WHERE oid = p_table));
-    -- Roles that execute the policies execute these too.
+    -- Whoever executes the policies executes these too.
     FOR v_role IN
         SELECT relowner FROM pg_class WHERE oid = p_table
         UNION
@@ -219,7 +219,7 @@ BEGIN
     END LOOP;
     DELETE FROM api_key_internal.guarded_tables AS g WHERE g."table" = p_table
     RETURNING * INTO v_before;
-    -- If it is not known how it was, it stays on.
+    -- What is not known stays closed.
     EXECUTE format('ALTER TABLE %s %s ROW LEVEL SECURITY, %s FORCE ROW LEVEL SECURITY', p_table,
         CASE WHEN v_before.was_enabled IS FALSE THEN 'DISABLE' ELSE 'ENABLE' END,
         CASE WHEN v_before.was_forced IS FALSE THEN 'NO' END);
