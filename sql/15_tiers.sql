@@ -3,7 +3,7 @@ CREATE TABLE api_key_internal.tiers (
     max_active_keys integer CHECK (max_active_keys >= 1),
     on_excess text NOT NULL CHECK (on_excess IN ('reject', 'deactivate_oldest'))
 );
-COMMENT ON TABLE api_key_internal.tiers IS 'Tiers as defined by define_tier.';
+COMMENT ON TABLE api_key_internal.tiers IS 'Tiers defined by define_tier.';
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.tiers', '');
 
 -- The tier that ships is not a row: a dump would bring it back beside the one that CREATE

@@ -61,7 +61,7 @@ BEGIN
     RETURN v_caller;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.caller IS 'The caller of a command.';
+COMMENT ON FUNCTION api_key_internal.caller IS 'Returns the caller of a command.';
 
 CREATE FUNCTION api_key_internal.require_user(p_caller api_key_internal.caller)
 RETURNS void

@@ -55,7 +55,7 @@ COMMENT ON FUNCTION api_key_internal.mask IS 'Returns the part of a key''s text 
 
 CREATE FUNCTION api_key_internal.hash_stage(p_stored text) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_stage';
-COMMENT ON FUNCTION api_key_internal.hash_stage IS 'How far a stored hash is on its way to argon2id of the text itself: bare, wrapped or own.';
+COMMENT ON FUNCTION api_key_internal.hash_stage IS 'Tells how far a stored hash is on its way to argon2id of the text itself: bare, wrapped or own.';
 
 CREATE FUNCTION api_key_internal.wrap_hash(p_stored text) RETURNS text
 LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'wrap_hash';
@@ -63,7 +63,7 @@ COMMENT ON FUNCTION api_key_internal.wrap_hash IS 'Wraps a bare legacy hash in a
 
 CREATE FUNCTION api_key_internal.is_legacy_secret(p_scheme text, p_version integer) RETURNS boolean
 LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_legacy_secret';
-COMMENT ON FUNCTION api_key_internal.is_legacy_secret IS 'Whether the secret of this version is the text that an imported key came with.';
+COMMENT ON FUNCTION api_key_internal.is_legacy_secret IS 'Tells whether the secret of this version is the text that an imported key came with.';
 
 CREATE FUNCTION api_key_internal.masked(p_key api_key_internal.keys) RETURNS text
 LANGUAGE sql STABLE

@@ -251,8 +251,8 @@ CREATE FUNCTION api_key_internal.run_restricted(p_owner oid, p_command text) RET
 LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'run_restricted';
 COMMENT ON FUNCTION api_key_internal.run_restricted IS 'Runs a command as a role, in a security-restricted operation.';
 
--- What holds text of a table's owner comes here, because parsing it runs code. To name the functions of
--- ours in a policy takes USAGE on the schema: it is lent for the command, and gives nothing else.
+-- For commands with text of a table's owner, because parsing it runs code. A policy can name our functions
+-- only with USAGE on the schema: it is lent for the command, and gives nothing else.
 CREATE FUNCTION api_key_internal.run_as_owner(p_table regclass, p_command text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

@@ -85,7 +85,10 @@ AS $$
           FROM api_key_internal.keys WHERE legacy_scheme IS NOT NULL) AS hashes
     GROUP BY legacy_scheme
 $$;
-COMMENT ON FUNCTION api_key.legacy_hash_counts IS 'Counts legacy keys by how their hashes are stored; the view legacy_hash_progress shows it.';
+COMMENT ON FUNCTION api_key.legacy_hash_counts IS
+$$Counts legacy keys by how their hashes are stored.
+
+The view legacy_hash_progress calls it.$$;
 
 CREATE VIEW api_key.legacy_hash_progress AS
 WITH speed AS (

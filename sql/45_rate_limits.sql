@@ -9,7 +9,7 @@ CREATE TABLE api_key_internal.rate_limits (
     method text,
     path text
 );
-COMMENT ON TABLE api_key_internal.rate_limits IS 'Rate limits as defined by define_rate_limit.';
+COMMENT ON TABLE api_key_internal.rate_limits IS 'Rate limits defined by define_rate_limit.';
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.rate_limits', '');
 
 CREATE VIEW api_key.rate_limits AS

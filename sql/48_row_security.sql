@@ -19,7 +19,7 @@ AS $$
     SELECT api_key.current_key_id() IS NOT NULL
         AND coalesce(current_setting('request.method', true), '') <> ''
 $$;
-COMMENT ON FUNCTION api_key_internal.is_request_by_key IS 'Whether this is a request of PostgREST that acts by a key.';
+COMMENT ON FUNCTION api_key_internal.is_request_by_key IS 'Tells whether this is a request of PostgREST that acts as a key.';
 
 -- PostgREST answers 401 to PostgreSQL's own refusal of a row, if the request has no token. Policies call
 -- the two that follow: with a table, and the restrictive policy of the rule. PostgREST offers no function
@@ -67,7 +67,7 @@ AS $$
         WHERE attrelid = p_table AND attname = p_column AND attnum > 0 AND NOT attisdropped
           AND (atttypid = 'uuid'::regtype AND attgenerated = '' OR NOT p_uuid))
 $$;
-COMMENT ON FUNCTION api_key_internal.column_of_type IS 'Whether a table has a column, which can be written and is of type uuid if it has to be; true for NULL.';
+COMMENT ON FUNCTION api_key_internal.column_of_type IS 'Tells whether a table has a column that can be written and, if required, is of type uuid; true for NULL.';
 
 CREATE FUNCTION api_key_internal.check_column(
     p_argument text, p_table regclass, p_column name, p_uuid boolean) RETURNS void

@@ -49,7 +49,7 @@ COMMENT ON FUNCTION api_key_internal.one_line IS 'Returns a text with each run o
 CREATE FUNCTION api_key_internal.policy_definitions(p_table regclass, p_kind text) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
--- What constants are written by.
+-- These settings decide how constants are written.
 SET quote_all_identifiers = off SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
 SET extra_float_digits = 1 SET bytea_output = 'hex' SET standard_conforming_strings = on
 AS $$

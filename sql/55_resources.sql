@@ -18,7 +18,7 @@ CREATE TABLE api_key_internal.resources (
     -- Those of the table as protect_resource has made them, to be compared.
     policies jsonb NOT NULL DEFAULT '{}'
 );
-COMMENT ON TABLE api_key_internal.resources IS 'Resources as defined by define_resource.';
+COMMENT ON TABLE api_key_internal.resources IS 'Resources defined by define_resource.';
 CREATE UNIQUE INDEX resources_protected ON api_key_internal.resources ("table") WHERE protected;
 SELECT pg_catalog.pg_extension_config_dump(
     'api_key_internal.resources', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');

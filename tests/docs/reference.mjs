@@ -15,11 +15,11 @@ const SECTIONS = {
   'The key of the request': ['identity'],
   'Rate limits': ['rate_limits'],
   'Tenants': ['tenants'],
-  'Resources': ['resources', 'authorize', 'references'],
-  'Protected tables': ['protection', 'row_security', 'policies'],
+  'Resources': ['resources', 'authorize'],
+  'Protected tables': ['protection', 'row_security'],
   'Legacy keys': ['legacy', 'import', 'wrap', 'compat'],
-  'Usage and statistics': ['flush', 'usage', 'stats', 'audit'],
-  'Set-up': ['postgrest', 'schemas'],
+  'Usage and statistics': ['flush', 'stats'],
+  'Set-up': ['postgrest'],
 }
 
 const HEADERS = {
