@@ -4,7 +4,7 @@ SHELL = /bin/bash
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: all help demo dev dev-stop test test-core test-sql test-e2e matrix fuzz fuzz-smoke fuzz-sql sqlsmith build stage \
+.PHONY: all help demo dev dev-stop docs test test-core test-sql test-e2e matrix fuzz fuzz-smoke fuzz-sql sqlsmith build stage \
 	copy install uninstall installcheck lint bench package clean prerequisites-build prerequisites-test \
 	prerequisites-fuzz prerequisites-bench prerequisites-lint prerequisites-package
 
@@ -18,7 +18,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 PROFILE = release
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 STAGE = target/stage/$(PROFILE)-pg$(PG_MAJOR)
-SCRIPTS = .ci/run tests/architecture tests/bench/base tests/cluster tests/demo tests/dev tests/fuzz/cargo tests/fuzz/run \
+SCRIPTS = .ci/run tests/bench/base tests/cluster tests/demo tests/dev tests/fuzz/cargo tests/fuzz/run \
 	tests/fuzz/sqlsmith tests/matrix tests/prerequisites tests/regress
 
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -48,7 +48,7 @@ dev-stop: ## Stop and remove the server of `make dev`
 test: prerequisites-test test-core fuzz-smoke test-sql test-e2e ## Install what is missing, build, and run all tests
 
 test-sql: install
-	tests/cluster run -- tests/regress
+	tests/cluster run api_key.flush_interval=1h -- tests/regress
 
 matrix: ## Run `make test` (GOAL) on PostgreSQL 15, 17 and 18, in chroots of Debian's SUITES
 	GOAL=$(GOAL) tests/matrix $(SUITES)
@@ -58,6 +58,9 @@ test-core: prerequisites-build
 	cargo test --no-default-features --lib
 	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom \
 		cargo test --release --no-default-features --lib -- memo vacant
+
+docs: install ## Write the generated pages of docs/reference
+	cd tests/e2e && npm ci --no-progress && DOCS_UPDATE=1 node --test --test-reporter=spec reference.test.mjs
 
 test-e2e:
 	cd tests/e2e && npm ci --no-progress && npm test
@@ -112,8 +115,8 @@ installcheck: ## Run the SQL tests and races against a running server (PGHOST, P
 	tests/regress
 
 # Files of src/pg that may run queries. foreign, resources and references do so as the owner of a table, see
-# src/pg/foreign.rs; keys and flush/worker call functions of ours, which name tables of ours only.
-MAY_QUERY = flush/worker foreign keys raw/spi references resources
+# src/pg/foreign.rs; keys/functions and flush/worker call functions of ours, which name tables of ours only.
+MAY_QUERY = flush/worker foreign keys/functions raw/spi references resources
 
 lint: prerequisites-lint ## Check formatting, clippy, crates, who runs queries, and the shell scripts
 	cargo fmt --check
@@ -126,9 +129,7 @@ lint: prerequisites-lint ## Check formatting, clippy, crates, who runs queries, 
 		echo 'these run queries: if none touches a table of an application, add them to MAY_QUERY' >&2; \
 		exit 1; fi
 	.tools/bin/cargo-deny --locked --log-level error check licenses bans sources
-ifdef ARCHITECTURE
-	@tests/architecture
-endif
+	cargo test --no-default-features --test architecture
 	shellcheck $(SCRIPTS)
 	@if [ "$$(grep -c '"version": "$(VERSION)"' META.json)" -ne 2 ]; then \
 		echo 'META.json and Cargo.toml disagree about the version' >&2; exit 1; fi
@@ -167,7 +168,7 @@ package: prerequisites-package build ## Make dist/: a tar.gz of the installed tr
 	else echo 'package: no git checkout, so no source archive'; fi
 	@ls -l dist
 
-clean: ## Remove what was built, but not .tools
+clean: dev-stop ## Remove what was built, but not .tools
 	rm -rf target dist tests/e2e/node_modules examples/express-proxy/node_modules
 
 prerequisites-build:

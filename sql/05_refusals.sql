@@ -3,11 +3,11 @@
 CREATE FUNCTION api_key_internal.refusal(p_refusal text, p_detail text, p_required_scopes text[])
 RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'refusal';
-COMMENT ON FUNCTION api_key_internal.refusal IS '{sqlstate, message, detail, hint, postgrest: {message, detail}} of a refusal; NULL if there is none of this name.';
+COMMENT ON FUNCTION api_key_internal.refusal IS 'Returns {sqlstate, message, detail, hint, postgrest: {message, detail}} of a refusal; NULL if there is none of this name.';
 
 CREATE FUNCTION api_key_internal.refusals() RETURNS jsonb
 LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'refusals';
-COMMENT ON FUNCTION api_key_internal.refusals IS 'Every refusal, for the reference.';
+COMMENT ON FUNCTION api_key_internal.refusals IS 'Lists every refusal, for docs/reference.';
 
 -- PostgREST answers 500 to P0002 and 503 to 53400. In its requests the refusal is raised its way
 -- (SQLSTATE PGRST), with the same code in the body and the status that fits.
@@ -28,7 +28,7 @@ BEGIN
         DETAIL = v_refusal ->> 'detail', HINT = v_refusal ->> 'hint';
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.refuse IS 'Raises a refusal; in a request of PostgREST with its HTTP status.';
+COMMENT ON FUNCTION api_key_internal.refuse IS 'Raises a refusal; in a request of PostgREST, with its HTTP status.';
 
 CREATE FUNCTION api_key_internal.refuse_argument(p_argument text, p_detail text, p_hint text)
 RETURNS void
@@ -40,7 +40,7 @@ BEGIN
         DETAIL = p_detail, HINT = p_hint;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.refuse_argument IS 'Refuses (22023) an argument; its value is not repeated, since it may be the text of a key.';
+COMMENT ON FUNCTION api_key_internal.refuse_argument IS 'Refuses an argument (22023), without repeating its value: it may be the text of a key.';
 
 -- Tiers, rate limits and types of resources are named alike. A function and not a domain: Rust reads
 -- the tables by the types of their columns.
@@ -50,7 +50,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT p_text ~ '^[A-Za-z0-9_.-]{1,63}$'
 $$;
-COMMENT ON FUNCTION api_key_internal.is_label IS 'Whether a text may name a tier, a rate limit or a type of resource.';
+COMMENT ON FUNCTION api_key_internal.is_label IS 'Tells whether a text may name a tier, a rate limit or a type of resource.';
 
 CREATE FUNCTION api_key_internal.check_label(p_argument text, p_text text, p_names text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE
@@ -64,4 +64,4 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_label IS 'Refuses (22023) a text that is no label.';
+COMMENT ON FUNCTION api_key_internal.check_label IS 'Refuses a text that is no label (22023).';

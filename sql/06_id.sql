@@ -5,7 +5,7 @@ CREATE TYPE api_key.id;
 -- In Rust (src/pg/id.rs).
 CREATE FUNCTION api_key_internal.id_in(cstring) RETURNS api_key.id
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'id_in';
-COMMENT ON FUNCTION api_key_internal.id_in IS 'Reads what uuid reads; its error does not repeat the text.';
+COMMENT ON FUNCTION api_key_internal.id_in IS 'Reads a uuid. Its error does not repeat the text.';
 
 CREATE FUNCTION api_key_internal.id_out(api_key.id) RETURNS cstring
 LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'uuid_out';

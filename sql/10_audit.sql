@@ -12,7 +12,7 @@ CREATE TABLE api_key_internal.audit_log (
     actor_user_id text,
     details jsonb NOT NULL DEFAULT '{}'
 );
-COMMENT ON TABLE api_key_internal.audit_log IS 'What was done to keys, tiers and scopes, and by whom. Never a secret or a hash.';
+COMMENT ON TABLE api_key_internal.audit_log IS 'Changes of keys, tiers, scopes and the like, and counts of refused verifies. Never a secret or a hash.';
 CREATE INDEX audit_log_key_id ON api_key_internal.audit_log (key_id, audit_id);
 CREATE INDEX audit_log_refused ON api_key_internal.audit_log (occurred_at) WHERE event = 'refused';
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.audit_log', '');
@@ -22,11 +22,22 @@ CREATE VIEW api_key.audit_log AS
 SELECT audit_id, occurred_at, event, key_id, user_id, tenant_id, actor_role, actor_user_id, details
 FROM api_key_internal.audit_log;
 COMMENT ON VIEW api_key.audit_log IS
-$$Every change of a key, a tier, a scope, a rate limit, a resource or the isolation of a table. Written in the transaction that made the change, and deletable by nobody through the extension; only what was refused is purged in time.
+$$Lists every change of a key, a tier, a scope, a rate limit, a resource or the isolation of a table, and counts of refused verifies.
 
-event: issued, updated, rotated, revoked, deleted, imported, tier_defined, scope_defined, rate_limit_defined, rate_limit_removed, tenants_isolated, tenant_isolation_removed, resource_defined, resource_protected, resource_removed, compat_installed, compat_removed; and refused: verifies that were.
-Rows of refused are counters, which the worker writes: one for each hour, code, key and client, the twenty most frequent of an hour and code apart and all others as one. Their count, first_at and occurred_at (of the last) change until the hour is over; all other rows stay as they are.
-actor_role, actor_user_id: the role and the "sub" of the request. key_id, user_id, tenant_id: the key and its owner. details: what changed, old and new; never a secret or a hash.$$;
+The transaction that makes a change writes its row. No function of the extension deletes such a row.
+
+The worker writes rows with the event refused. They are counters: one row for each hour, code, key and client,
+for the twenty most frequent of an hour and code, and one row for all others. Until the hour is over, their
+count, first_at and occurred_at change. purge_api_keys deletes them.$$;
+COMMENT ON COLUMN api_key.audit_log.audit_id IS 'The number of the row.';
+COMMENT ON COLUMN api_key.audit_log.occurred_at IS 'The time of the change, or of the last refusal that is counted.';
+COMMENT ON COLUMN api_key.audit_log.event IS 'One of issued, updated, rotated, revoked, deleted, imported, tier_defined, scope_defined, rate_limit_defined, rate_limit_removed, tenants_isolated, tenant_isolation_removed, resource_defined, resource_protected, resource_removed, compat_installed, compat_removed and refused.';
+COMMENT ON COLUMN api_key.audit_log.key_id IS 'The key.';
+COMMENT ON COLUMN api_key.audit_log.user_id IS 'The owner of the key.';
+COMMENT ON COLUMN api_key.audit_log.tenant_id IS 'The tenant of the key.';
+COMMENT ON COLUMN api_key.audit_log.actor_role IS 'The role of the request that made the change.';
+COMMENT ON COLUMN api_key.audit_log.actor_user_id IS 'The claim "sub" of the request that made the change.';
+COMMENT ON COLUMN api_key.audit_log.details IS 'The old and new values; of refused: code, count, client_ip and first_at. Never a secret or a hash.';
 
 CREATE FUNCTION api_key_internal.audit(
     p_event text, p_key_id uuid, p_user_id uuid, p_tenant_id uuid, p_details jsonb)
@@ -35,7 +46,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- What changes anything comes here.
+    -- Every change comes through here.
     PERFORM api_key_internal.refuse_restricted(p_takes_away => p_event IN ('revoked', 'deleted'));
     INSERT INTO api_key_internal.audit_log
         (event, actor_role, actor_user_id, key_id, user_id, tenant_id, details)
@@ -44,4 +55,4 @@ BEGIN
          p_key_id, p_user_id, p_tenant_id, coalesce(p_details, '{}'));
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.audit IS 'Records a change in the current transaction.';
+COMMENT ON FUNCTION api_key_internal.audit IS 'Records a change, in the current transaction.';

@@ -3,7 +3,7 @@ CREATE TABLE api_key_internal.tiers (
     max_active_keys integer CHECK (max_active_keys >= 1),
     on_excess text NOT NULL CHECK (on_excess IN ('reject', 'deactivate_oldest'))
 );
-COMMENT ON TABLE api_key_internal.tiers IS 'Tiers as defined by define_tier.';
+COMMENT ON TABLE api_key_internal.tiers IS 'Tiers defined by define_tier.';
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.tiers', '');
 
 -- The tier that ships is not a row: a dump would bring it back beside the one that CREATE
@@ -13,7 +13,7 @@ SELECT name, max_active_keys, on_excess FROM api_key_internal.tiers
 UNION ALL
 SELECT 'free', 1, 'deactivate_oldest'
 WHERE NOT EXISTS (SELECT FROM api_key_internal.tiers WHERE name = 'free');
-COMMENT ON VIEW api_key_internal.known_tiers IS 'Tiers as defined by define_tier, and the one that ships.';
+COMMENT ON VIEW api_key_internal.known_tiers IS 'Tiers defined by define_tier, and the tier free that ships.';
 
 CREATE FUNCTION api_key.define_tier(
     p_name text, p_max_active_keys integer = NULL, p_on_excess text = 'reject')
@@ -41,5 +41,10 @@ $$;
 COMMENT ON FUNCTION api_key.define_tier IS
 $$Defines a tier, or redefines it.
 
-p_max_active_keys: how many active keys of the tier a user may have; NULL for any number. p_on_excess: what happens to one more: reject (53400) or deactivate_oldest. Redefining deactivates nothing: it holds from the next key on.
+p_max_active_keys: how many active keys of the tier a user may have; NULL for any number.
+p_on_excess: what happens when a user issues one more: reject (the call fails with 53400) or
+deactivate_oldest.
+
+A new definition deactivates nothing. It applies from the next key on.
+
 Errors: 22023.$$;

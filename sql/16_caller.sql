@@ -21,7 +21,7 @@ AS $$
     SELECT p_caller.administrator OR p_caller.tenant_id IS NULL OR p_tenant_id IS NULL
         OR p_tenant_id = p_caller.tenant_id
 $$;
-COMMENT ON FUNCTION api_key_internal.in_tenant IS 'Whether a key of this tenant is within the caller''s reach.';
+COMMENT ON FUNCTION api_key_internal.in_tenant IS 'Tells whether the caller may reach keys of a tenant.';
 
 CREATE FUNCTION api_key_internal.caller(p_takes_away boolean = false)
 RETURNS api_key_internal.caller
@@ -61,7 +61,7 @@ BEGIN
     RETURN v_caller;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.caller IS 'The caller of a command.';
+COMMENT ON FUNCTION api_key_internal.caller IS 'Returns the caller of a command.';
 
 CREATE FUNCTION api_key_internal.require_user(p_caller api_key_internal.caller)
 RETURNS void
@@ -76,7 +76,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.require_user IS 'Refuses callers who are neither a user nor an administrator.';
+COMMENT ON FUNCTION api_key_internal.require_user IS 'Refuses a caller that is neither a user nor an administrator.';
 
 -- The filter of list and of commands on many keys: an administrator names any user, a user only
 -- itself. Returns the user whose keys are meant; NULL means everybody's.
@@ -98,4 +98,4 @@ BEGIN
     RETURN p_caller.user_id;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.subject IS 'The user whose keys the caller may mean with p_user_id.';
+COMMENT ON FUNCTION api_key_internal.subject IS 'Returns the user that p_user_id means, or refuses another user than the caller (42501).';

@@ -1,7 +1,7 @@
 -- In Rust (src/pg/keys.rs).
 CREATE FUNCTION api_key_internal.grants(p_granted text[], p_required text) RETURNS boolean
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'grants';
-COMMENT ON FUNCTION api_key_internal.grants IS 'Whether the granted scopes grant the required one.';
+COMMENT ON FUNCTION api_key_internal.grants IS 'Tells whether the granted scopes include the required one.';
 
 CREATE TABLE api_key_internal.scopes (
     name text PRIMARY KEY,
@@ -17,7 +17,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT p_scope ~ '^[A-Za-z0-9_./-]{1,64}(:([A-Za-z0-9_./-]{1,64}|[*]))?$'
 $$;
-COMMENT ON FUNCTION api_key_internal.is_scope IS 'Whether a text is a scope: resource:action, resource:* or a plain name.';
+COMMENT ON FUNCTION api_key_internal.is_scope IS 'Tells whether a text is a scope: resource:action, resource:* or a plain name.';
 
 CREATE FUNCTION api_key.define_scope(p_name text, p_description text = NULL)
 RETURNS void
@@ -38,7 +38,9 @@ $$;
 COMMENT ON FUNCTION api_key.define_scope IS
 $$Registers a scope, or changes its description.
 
-Once any scope is registered, giving a key one that is not is refused (22023); resource:* needs one registered scope of that resource, admin needs none.
+Once any scope is registered, a key can be given registered scopes only (22023). The scope resource:* needs
+one registered scope of that resource; admin needs none.
+
 Errors: 22023.$$;
 
 -- Nobody gives a key, or takes over one, that may do more than they may.
@@ -59,7 +61,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_grantable IS 'Refuses (42501) scopes that the caller does not have.';
+COMMENT ON FUNCTION api_key_internal.check_grantable IS 'Refuses scopes that the caller does not have (42501).';
 
 -- Scopes as a key keeps them: each once, in the order given.
 CREATE FUNCTION api_key_internal.checked_scopes(p_scopes text[], p_caller api_key_internal.caller)
@@ -101,4 +103,4 @@ BEGIN
     RETURN v_scopes;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.checked_scopes IS 'Checks scopes that the caller wants to give to a key.';
+COMMENT ON FUNCTION api_key_internal.checked_scopes IS 'Returns scopes for a key without duplicates, or refuses those that the caller may not give.';

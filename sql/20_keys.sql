@@ -1,7 +1,7 @@
 -- In Rust (src/core/key.rs).
 CREATE FUNCTION api_key_internal.is_key_prefix(p_prefix text) RETURNS boolean
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_key_prefix';
-COMMENT ON FUNCTION api_key_internal.is_key_prefix IS 'Whether a text is the prefix of a key, ^[a-z][a-z0-9_]{0,30}_$.';
+COMMENT ON FUNCTION api_key_internal.is_key_prefix IS 'Tells whether a text is the prefix of a key, ^[a-z][a-z0-9_]{0,30}_$.';
 
 -- A key. Verify reads it by index scan (src/pg/rows.rs), columns by name. The text of the key
 -- and its masked form follow from key_prefix and key_id and are not stored.
@@ -36,14 +36,14 @@ CREATE TABLE api_key_internal.keys (
     -- the handle by which their text is found, and what their text begins with.
     legacy_scheme text,
     lookup_handle bytea CHECK (pg_catalog.length(lookup_handle) = 16),
-    -- What its hash is known again by, should it be imported once more.
+    -- Recognises the hash if it is imported again.
     imported_handle bytea CHECK (pg_catalog.length(imported_handle) = 16),
     legacy_prefix text COLLATE "C" CHECK (pg_catalog.octet_length(legacy_prefix) <= 64),
     -- The database role of its requests (40_gate.sql); NULL for the usual one.
     role text,
     CHECK ((previous_secret_hash IS NULL) = (grace_expires_at IS NULL))
 );
-COMMENT ON TABLE api_key_internal.keys IS 'Keys. Secrets are stored as argon2id PHC strings; what legacy keys came with, as src/core/legacy.rs says.';
+COMMENT ON TABLE api_key_internal.keys IS 'Keys. Secrets are stored as argon2id PHC strings, and those of legacy keys as described in src/core/legacy.rs.';
 CREATE INDEX keys_user_id ON api_key_internal.keys (user_id) WHERE user_id IS NOT NULL;
 CREATE INDEX keys_tenant_id ON api_key_internal.keys (tenant_id) WHERE tenant_id IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.keys', '');
@@ -51,24 +51,36 @@ SELECT pg_catalog.pg_extension_config_dump('api_key_internal.keys', '');
 -- Helpers in Rust (src/pg/keys.rs).
 CREATE FUNCTION api_key_internal.mask(p_prefix text, p_key_id uuid) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mask';
-COMMENT ON FUNCTION api_key_internal.mask IS 'A key as it may be shown: its prefix and the first digits of its id.';
+COMMENT ON FUNCTION api_key_internal.mask IS 'Returns the part of a key''s text that may be shown: its prefix and the first digits of its id.';
+
+CREATE FUNCTION api_key_internal.hash_stage(p_stored text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'hash_stage';
+COMMENT ON FUNCTION api_key_internal.hash_stage IS 'Tells how far a stored hash is on its way to argon2id of the text itself: bare, wrapped or own.';
+
+CREATE FUNCTION api_key_internal.wrap_hash(p_stored text) RETURNS text
+LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'wrap_hash';
+COMMENT ON FUNCTION api_key_internal.wrap_hash IS 'Wraps a bare legacy hash in argon2id. Waits for room to hash without a limit.';
+
+CREATE FUNCTION api_key_internal.is_legacy_secret(p_scheme text, p_version integer) RETURNS boolean
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_legacy_secret';
+COMMENT ON FUNCTION api_key_internal.is_legacy_secret IS 'Tells whether the secret of this version is the text that an imported key came with.';
 
 CREATE FUNCTION api_key_internal.masked(p_key api_key_internal.keys) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     -- A legacy text does not begin as ours do, until it is rotated.
-    SELECT CASE WHEN p_key.legacy_scheme IS NOT NULL AND p_key.secret_version = 1
+    SELECT CASE WHEN api_key_internal.is_legacy_secret(p_key.legacy_scheme, p_key.secret_version)
         THEN coalesce(p_key.legacy_prefix, '') || '...'
         ELSE api_key_internal.mask(p_key.key_prefix, p_key.key_id) END
 $$;
-COMMENT ON FUNCTION api_key_internal.masked IS 'A key as it may be shown, wherever it came from.';
+COMMENT ON FUNCTION api_key_internal.masked IS 'Returns the part of a key''s text that may be shown, also for legacy keys.';
 
 CREATE FUNCTION api_key_internal.key_status(
     p_revoked_at timestamptz, p_enabled boolean, p_not_before timestamptz, p_expires_at timestamptz)
 RETURNS text
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'key_status';
-COMMENT ON FUNCTION api_key_internal.key_status IS 'The state of a key at this moment (src/core/verdict.rs).';
+COMMENT ON FUNCTION api_key_internal.key_status IS 'Returns the state of a key at this moment (src/core/verdict.rs).';
 
 CREATE FUNCTION api_key_internal.status(p_key api_key_internal.keys) RETURNS text
 LANGUAGE sql STABLE
@@ -77,9 +89,9 @@ AS $$
     SELECT api_key_internal.key_status(
         p_key.revoked_at, p_key.enabled, p_key.not_before, p_key.expires_at)
 $$;
-COMMENT ON FUNCTION api_key_internal.status IS 'active, disabled, expired, revoked or not_yet_valid, in the order of the codes of verify_api_key.';
+COMMENT ON FUNCTION api_key_internal.status IS 'Returns active, disabled, expired, revoked or not_yet_valid, in the order of the codes of verify_api_key.';
 
--- What callers see of a key; the one place that lists its columns.
+-- The columns of a key that callers see; the one place that lists them.
 CREATE VIEW api_key_internal.listed_keys AS
 SELECT
     k.key_id, k.user_id, k.tenant_id, k.name, k.description, k.tier, k.environment, k.kind,
@@ -90,7 +102,7 @@ SELECT
     k.created_at, k.updated_at, k.revoked_at, k.revoked_reason
 FROM api_key_internal.keys AS k
 LEFT JOIN api_key_internal.key_usage AS u USING (key_id);
-COMMENT ON VIEW api_key_internal.listed_keys IS 'Keys as list_api_keys shows them.';
+COMMENT ON VIEW api_key_internal.listed_keys IS 'Keys in the form in which list_api_keys returns them.';
 
 -- Checks what issue, update and import make of a key, in one place.
 CREATE FUNCTION api_key_internal.check_key(p_key api_key_internal.keys)
@@ -138,7 +150,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_key IS 'Refuses (22023) a key that may not be stored.';
+COMMENT ON FUNCTION api_key_internal.check_key IS 'Refuses a key whose fields break a rule (22023).';
 
 CREATE FUNCTION api_key_internal.check_expiry(p_expires_at timestamptz)
 RETURNS void
@@ -152,7 +164,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_expiry IS 'Refuses (22023) an expiry that has passed.';
+COMMENT ON FUNCTION api_key_internal.check_expiry IS 'Refuses an expiry in the past (22023).';
 
 CREATE FUNCTION api_key_internal.check_tier(p_tier text, p_caller api_key_internal.caller)
 RETURNS void
@@ -168,7 +180,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_tier IS 'Refuses (42501) a tier that the caller may not choose.';
+COMMENT ON FUNCTION api_key_internal.check_tier IS 'Refuses a tier that the caller may not choose (42501).';
 
 -- The caller's own key, locked, or P0002: someone else's is as if it did not exist.
 CREATE FUNCTION api_key_internal.locked_key(p_key_id uuid, p_caller api_key_internal.caller)
@@ -191,7 +203,7 @@ BEGIN
     RETURN v_key;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.locked_key IS 'A key that the caller may change, locked until the end of the transaction.';
+COMMENT ON FUNCTION api_key_internal.locked_key IS 'Returns a key that the caller may change, locked until the end of the transaction.';
 
 CREATE FUNCTION api_key.list_api_keys(
     p_user_id api_key.id = NULL, p_tenant_id api_key.id = NULL, p_include_inactive boolean = true)
@@ -219,7 +231,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.list_api_keys IS
-$$Lists keys, newest first: the caller's own, or for the service role those of a user, of a tenant, or all.
+$$Lists keys, newest first.
 
-status is one of active, disabled, expired, revoked, not_yet_valid. usage_count and last_used_at are as of the last flush. p_include_inactive false lists active keys only.
-Errors: 42501 for another user's.$$;
+Users list their own keys. The service role lists those of a user, of a tenant, or all.
+
+p_include_inactive: false lists active keys only.
+
+Of the result, status is one of active, disabled, expired, revoked and not_yet_valid; usage_count and
+last_used_at are as of the last flush.
+
+Errors: 42501 for another user's keys.$$;

@@ -1,5 +1,5 @@
--- What made a retry of issue_api_key safe: kept apart from the key, so that deleting the key does
--- not make its request new again.
+-- Makes a retry of issue_api_key safe. Apart from the key, so that after the key is deleted its request
+-- is still known.
 CREATE TABLE api_key_internal.issue_requests (
     caller text NOT NULL,
     request_id text NOT NULL,
@@ -13,7 +13,7 @@ SELECT pg_catalog.pg_extension_config_dump('api_key_internal.issue_requests', ''
 -- In Rust (src/pg/keys.rs): so the plaintext comes out once, and goes nowhere else.
 CREATE FUNCTION api_key_internal.mint(p_prefix text, p_key_id uuid) RETURNS jsonb
 LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mint';
-COMMENT ON FUNCTION api_key_internal.mint IS '{api_key, secret_hash}: the text of a key with a new secret, to be shown once, and its argon2id hash as a PHC string; NULL if there is no room to hash.';
+COMMENT ON FUNCTION api_key_internal.mint IS 'Returns {api_key, secret_hash}: the text of a key with a new secret, to be shown once, and its argon2id hash as a PHC string; NULL if there is no room to hash.';
 
 CREATE FUNCTION api_key_internal.minted(p_key api_key_internal.keys) RETURNS jsonb
 LANGUAGE plpgsql
@@ -28,7 +28,7 @@ BEGIN
     RETURN v_minted;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.minted IS 'As mint, or 53400 if there is no room to hash.';
+COMMENT ON FUNCTION api_key_internal.minted IS 'Calls mint, and raises 53400 if there is no room to hash.';
 
 CREATE FUNCTION api_key_internal.active_keys(p_user_id uuid, p_tier text) RETURNS uuid[]
 LANGUAGE sql STABLE
@@ -40,18 +40,18 @@ AS $$
           AND api_key_internal.status(k) IN ('active', 'not_yet_valid')
         ORDER BY created_at, key_id)
 $$;
-COMMENT ON FUNCTION api_key_internal.active_keys IS 'A user''s active keys in a tier, those not valid yet among them, oldest first.';
+COMMENT ON FUNCTION api_key_internal.active_keys IS 'Returns a user''s active keys in a tier, including those that are not valid yet, oldest first.';
 
 -- As the newest committed state has them, whatever the isolation level: a key that a REPEATABLE
 -- READ snapshot cannot see still counts against the limit.
 CREATE FUNCTION api_key_internal.count_active_keys_now(p_user_id uuid, p_tier text) RETURNS bigint
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'count_active_keys_now';
-COMMENT ON FUNCTION api_key_internal.count_active_keys_now IS 'How many active_keys there are, under a snapshot of this moment.';
+COMMENT ON FUNCTION api_key_internal.count_active_keys_now IS 'Counts active_keys under a snapshot of this moment.';
 
 -- Not pg_advisory_xact_lock: whoever may call that could take the same lock, and hold it.
 CREATE FUNCTION api_key_internal.lock_tier(p_user_id uuid, p_tier text) RETURNS void
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'lock_tier';
-COMMENT ON FUNCTION api_key_internal.lock_tier IS 'Has those who make room for a user''s keys in a tier take turns, to the end of the transaction.';
+COMMENT ON FUNCTION api_key_internal.lock_tier IS 'Lets one transaction at a time make room among a user''s keys in a tier.';
 
 -- Makes room for one more active key of a user in a tier, or refuses. Callers that make a key
 -- active call it first.
@@ -109,7 +109,7 @@ AS $$
         'scopes', p_key.scopes, 'tenant_id', p_key.tenant_id, 'resource_id', p_key.resource_id,
         'expires_at', p_key.expires_at, 'created_at', p_key.created_at)
 $$;
-COMMENT ON FUNCTION api_key_internal.issued IS 'A key as issue_api_key answers it, without its text.';
+COMMENT ON FUNCTION api_key_internal.issued IS 'Returns the answer of issue_api_key for a key, without its text.';
 
 CREATE FUNCTION api_key.issue_api_key(
     p_user_id api_key.id = NULL,
@@ -203,8 +203,22 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.issue_api_key IS
-$$Issues a key. The answer holds its text as api_key: shown here and never again.
+$$Issues a key. The answer holds the text of the key as api_key, which is never shown again.
 
-p_user_id: whose key; NULL means the caller ("sub" of the request). p_tier: see define_tier. p_scopes: up to 256 of resource:action, resource:*, admin. p_tenant_id: NULL means the caller's. p_resource_id: what the key is bound to. p_environment: live or test. p_kind: secret or publishable. p_prefix: instead of sk_live_ and the like, matching ^[a-z][a-z0-9_]{0,30}_$. p_expires_at, p_not_before: when it is valid. p_allowed_ips: addresses and networks it may be used from; NULL allows all. p_metadata: a JSON object that verify returns. p_request_id: makes a retry safe, the same id by the same caller answers replayed:true without api_key.
+p_user_id: the owner of the key; NULL for the caller (the claim "sub" of the request).
+p_tier: a tier made by define_tier, or free.
+p_scopes: up to 256 of the forms resource:action, resource:* and admin.
+p_tenant_id: the tenant of the key; NULL for the caller's.
+p_resource_id: the resource that the key is bound to.
+p_environment: live or test.
+p_kind: secret or publishable.
+p_prefix: replaces sk_live_ and the like; it must match ^[a-z][a-z0-9_]{0,30}_$
+p_expires_at, p_not_before: limit when the key is valid.
+p_allowed_ips: addresses and networks from which the key may be used; NULL for any.
+p_metadata: a JSON object that verify_api_key returns.
+p_request_id: makes a retry safe. A second call by the same caller with the same id makes no key, and
+answers with replayed, and without api_key.
+
 Result: {success, api_key, key_id, key_prefix, masked_key, name, tier, environment, kind, scopes, tenant_id, resource_id, expires_at, created_at}.
-Errors: 22023 bad argument, 42501 for another user or tenant or with more rights than the caller's, 53400 too many active keys or no room to hash.$$;
+Errors: 22023 bad argument, 42501 for another user or tenant or with more rights than the caller's, 53400 too
+many active keys or no room to hash.$$;

@@ -95,9 +95,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.update_api_key IS
-$$Changes a key. p_changes holds only what changes, of: name, description, enabled, scopes, allowed_ips, metadata, expires_at, not_before, tier, resource_id.
+$$Changes fields of a key.
 
-Result: the key's row as listed. Errors: 22023 unknown field or bad value, 42501 more rights than the caller's, 53400 too many active keys, P0002 no such key.$$;
+p_changes: an object with only the fields to change, of name, description, enabled, scopes, allowed_ips,
+metadata, expires_at, not_before, tier and resource_id. The value null clears a field.
+
+Result: the row of the key, as listed.
+Errors: 22023 unknown field or bad value, 42501 more rights than the caller's, 53400 too many active keys,
+P0002 no such key.$$;
 
 CREATE FUNCTION api_key.rotate_api_key(p_key_id api_key.id, p_grace interval = '24 hours')
 RETURNS jsonb
@@ -123,9 +128,8 @@ BEGIN
     v_key.secret_version := v_key.secret_version + 1;
     IF v_grace > interval '0' THEN
         -- A fast digest does not stay behind with the old secret.
-        v_key.previous_secret_hash := CASE
-            WHEN v_key.secret_hash LIKE '{%' AND v_key.secret_hash NOT LIKE '%$argon2id$%'
-            THEN api_key_internal.wrap_hash(v_key.secret_hash) ELSE v_key.secret_hash END;
+        v_key.previous_secret_hash := CASE api_key_internal.hash_stage(v_key.secret_hash)
+            WHEN 'bare' THEN api_key_internal.wrap_hash(v_key.secret_hash) ELSE v_key.secret_hash END;
         v_key.grace_expires_at := v_key.updated_at + v_grace;
     ELSE
         v_key.previous_secret_hash := NULL;
@@ -146,7 +150,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.rotate_api_key IS
-$$Gives a key a new secret under the same id. The answer holds the new text as api_key: shown here and never again.
+$$Gives a key a new secret under the same id. The answer holds the new text as api_key, which is never shown again.
 
-p_grace: for how long the old secret stays good, up to a year; 0 ends it at once. There is one old secret at a time: rotating again within the grace ends the older one.
-Result: as issue_api_key, with secret_version and grace_expires_at. Errors: 22023, 42501 a key with more scopes than the caller's, 53400 no room to hash, P0002 no such key.$$;
+p_grace: how long the old secret keeps working, up to a year; 0 ends it at once. A key has one old secret at
+a time: if you rotate again within the grace period, the older one stops working.
+
+Result: as of issue_api_key, with secret_version and grace_expires_at.
+Errors: 22023, 42501 a key with more scopes than the caller's, 53400 no room to hash, P0002 no such key.$$;

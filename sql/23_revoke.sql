@@ -9,7 +9,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_reason IS 'Refuses (22023) a reason that is too long.';
+COMMENT ON FUNCTION api_key_internal.check_reason IS 'Refuses a reason that is too long (22023).';
 
 CREATE FUNCTION api_key_internal.revoke(p_key api_key_internal.keys, p_reason text) RETURNS void
 LANGUAGE plpgsql
@@ -43,9 +43,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.revoke_api_key IS
-$$Revokes a key for good. Verify refuses it from the next statement on.
+$$Revokes a key permanently. Verify refuses it from the next statement on.
 
-Result: true, or false if it was revoked before. Errors: 22023, P0002 no such key.$$;
+Result: true, or false if the key was revoked before.
+Errors: 22023, P0002 no such key.$$;
 
 CREATE FUNCTION api_key.revoke_api_keys(
     p_user_id api_key.id = NULL, p_tenant_id api_key.id = NULL, p_reason text = NULL)
@@ -84,12 +85,13 @@ $$;
 COMMENT ON FUNCTION api_key.revoke_api_keys IS
 $$Revokes all keys of a user, of a tenant, or of a user in a tenant.
 
-Result: how many were revoked now. Errors: 22023 if neither is given, 42501 for another user's.$$;
+Result: how many keys this call revoked.
+Errors: 22023 if neither is given, 42501 for another user's keys.$$;
 
 -- In Rust (src/pg/verify.rs).
 CREATE FUNCTION api_key_internal.prove_possession(p_api_key text) RETURNS jsonb
 LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'prove_possession';
-COMMENT ON FUNCTION api_key_internal.prove_possession IS '{code, key_id, by_previous_secret}: VALID for the text of a key, whatever its state.';
+COMMENT ON FUNCTION api_key_internal.prove_possession IS 'Returns {code, key_id, by_previous_secret}. The code is VALID for the text of a key, whatever its state.';
 
 CREATE FUNCTION api_key.revoke_own_api_key(p_api_key text)
 RETURNS boolean
@@ -127,10 +129,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.revoke_own_api_key IS
-$$Revokes the key whose text is given: whoever holds a leaked key can kill it.
+$$Revokes the key whose text you pass, so that anyone who finds a leaked key can disable it.
 
-A secret from before a rotation ends its own grace period and leaves the key with its new secret.
-Result: true, or false if the text is not that of a live key. Errors: 53400 if it cannot be checked now (THROTTLED, OVERLOADED).$$;
+The old secret of a rotated key ends its own grace period only; the new secret keeps working.
+
+Result: true, or false if the text is not that of a live key.
+Errors: 53400 if the text cannot be checked now (THROTTLED, OVERLOADED).$$;
 
 CREATE FUNCTION api_key_internal.delete(p_key api_key_internal.keys, p_details jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -157,9 +161,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.delete_api_key IS
-$$Deletes a key; what was audited of it stays.
+$$Deletes a key. Its rows in the audit log remain.
 
-Result: true. Errors: P0002 no such key.$$;
+Result: true.
+Errors: P0002 no such key.$$;
 
 CREATE FUNCTION api_key.purge_api_keys(p_older_than interval = '30 days')
 RETURNS integer
@@ -199,6 +204,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.purge_api_keys IS
-$$Deletes keys that expired or were revoked longer ago than p_older_than, and what was recorded of refused verifies before that.
+$$Deletes keys that expired or were revoked longer ago than p_older_than.
 
-Result: how many. Errors: 22023.$$;
+It also deletes the audit log's rows about refused verifies, and the request ids of deleted keys, if they are
+older than that.
+
+Result: how many keys it deleted.
+Errors: 22023.$$;

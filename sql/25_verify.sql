@@ -7,23 +7,32 @@ RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'verify_api_key';
 COMMENT ON FUNCTION api_key.verify_api_key IS
-$$Tells whether a text is a key that may be used now; the answer is an object, which every language takes for true: test its member valid, or code.
+$$Verifies a key. The answer is an object, which every language takes for true: test its member valid, or code.
 
-It never raises because the answer is no. For callers that test the answer itself there is verify_api_key_row, which answers no with no row.
+It never raises an error because the answer is no. If your code tests the answer itself, call
+verify_api_key_row, which returns no row for no.
 
-p_required_scopes: scopes the key must have, all of them. p_client_ip: the client's address; a key with allowed_ips is refused without one. p_resource_id: the resource the request is about; NULL leaves that to the caller, who finds the key's in the answer.
-Result: {valid:true, code:"VALID", key_id, user_id, tenant_id, name, tier, environment, kind, scopes, resource_id, metadata, expires_at, secret_version, grace_expires_at}, or {valid:false, code, message}. code, in the order in which they are decided: MALFORMED, NOT_FOUND, THROTTLED, OVERLOADED, REVOKED, DISABLED, NOT_YET_VALID, EXPIRED, IP_NOT_ALLOWED, RESOURCE_MISMATCH, INSUFFICIENT_SCOPE (with required_scopes, granted_scopes), VALID. grace_expires_at is set when the secret is the one before the last rotation.$$;
+p_required_scopes: scopes that the key must have, all of them.
+p_client_ip: the address of the client. A key with allowed_ips is refused without it.
+p_resource_id: the resource of the request. With NULL the key's resource is not compared; it is in the answer.
+
+Result: {valid, code, key_id, user_id, tenant_id, name, tier, environment, kind, scopes, resource_id, metadata, expires_at, secret_version, grace_expires_at}
+of a valid key, else {valid, code, message}. The code is the first that applies of MALFORMED, NOT_FOUND,
+THROTTLED, OVERLOADED, REVOKED, DISABLED, NOT_YET_VALID, EXPIRED, IP_NOT_ALLOWED, RESOURCE_MISMATCH and
+INSUFFICIENT_SCOPE (with required_scopes and granted_scopes), or VALID. grace_expires_at is set if the secret
+is the one from before the last rotation.$$;
 
 CREATE FUNCTION api_key.verify_api_key_hash(p_api_key text)
 RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'verify_api_key_hash';
 COMMENT ON FUNCTION api_key.verify_api_key_hash IS
-$$Tells whether a text is a key that may be used now; the answer is an object, which every language takes for true: test its member success, or valid.
+$$Verifies a key for callers of hand-written functions of this name. The answer is an object, which every language takes for true: test its member success, or valid.
 
-It has the shape that hand-written functions of this name have.
+It answers in the form that those functions have, and never raises an error because the answer is no.
 
-Result: {success, valid, code, key_id, api_key_id, user_id, name, tier, data:{user_id, key_id, tier, environment}}, or {success:false, valid:false, code, error, message}. Codes as of verify_api_key.$$;
+Result: {success, valid, code, key_id, api_key_id, user_id, name, tier, data: {user_id, key_id, tier, environment}}
+of a valid key, else {success, valid, code, error, message}. The codes are those of verify_api_key.$$;
 
 -- A row and not an object, so that a caller who asks whether there is an answer gets the right one.
 CREATE FUNCTION api_key.verify_api_key_row(p_api_key text)
@@ -42,6 +51,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.verify_api_key_row IS
-$$The key whose text is given, as a row if it may be used now, else no row.
+$$Verifies a key, and returns its row if it is valid, else no row.
 
-Verifies as verify_api_key does, without scopes, address or resource.$$;
+It calls verify_api_key without scopes, address or resource.$$;

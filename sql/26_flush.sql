@@ -33,9 +33,9 @@ BEGIN ATOMIC
       -- Not for keys that were deleted since.
       AND used.key_id IN (SELECT k.key_id FROM api_key_internal.keys AS k);
 END;
-COMMENT ON FUNCTION api_key_internal.flush_use_counts IS 'Adds use counts that were kept in memory to those of the keys.';
+COMMENT ON FUNCTION api_key_internal.flush_use_counts IS 'Adds use counts from memory to those of the keys.';
 
--- Whoever deletes a key and leaves the transaction open must not keep the counts of others from being
+-- A transaction that deletes a key and stays open must not keep the counts of other keys from being
 -- written. Rows are not locked beforehand: that would write to the WAL for each of them.
 CREATE FUNCTION api_key_internal.flush_unlocked_use_counts(
     p_key_ids uuid[], p_uses bigint[], p_failures bigint[], p_last_used_at bigint[],
@@ -66,7 +66,7 @@ EXCEPTION WHEN lock_not_available THEN
     RETURN v_locked;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.flush_unlocked_use_counts IS 'As flush_use_counts, but skips rows that others lock for longer than lock_timeout; their keys are the result.';
+COMMENT ON FUNCTION api_key_internal.flush_unlocked_use_counts IS 'Calls flush_use_counts, but skips rows that others lock for longer than lock_timeout, and returns their keys.';
 
 -- Each hour has at most 21 rows of each code, whatever callers vary: the twenty most frequent by key
 -- and client, and one of all others. They are counters: taken out, added to, and put back.
@@ -132,7 +132,7 @@ BEGIN ATOMIC
     FROM kept LEFT JOIN api_key_internal.keys AS k ON k.key_id = kept.key_id
     ORDER BY kept.last_at;
 END;
-COMMENT ON FUNCTION api_key_internal.flush_denials IS 'Adds denials (verifies that were refused) that were kept in memory to those of their hours in the audit log.';
+COMMENT ON FUNCTION api_key_internal.flush_denials IS 'Adds counts of refused verifies from memory to those of their hours in the audit log.';
 
 CREATE FUNCTION api_key_internal.flush_upgrades(p_upgrades jsonb)
 RETURNS void
@@ -158,14 +158,16 @@ BEGIN ATOMIC
         lookup_handle = coalesce(decode(better.handle, 'hex'), k.lookup_handle)
     FROM better WHERE k.key_id = better.key_id;
 END;
-COMMENT ON FUNCTION api_key_internal.flush_upgrades IS 'Replaces stored hashes by better ones that were kept in memory.';
+COMMENT ON FUNCTION api_key_internal.flush_upgrades IS 'Replaces stored hashes by better ones from memory.';
 
 CREATE FUNCTION api_key.flush_usage() RETURNS void
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'flush_usage';
 COMMENT ON FUNCTION api_key.flush_usage IS
-$$Has use counts and refusals written now, and waits for it.
+$$Writes use counts and refusals to the tables now, and waits until they are written.
 
-They are written every api_key.flush_interval anyway. The worker writes in a transaction of its own, so the next statement sees them.
+The worker writes them every api_key.flush_interval in any case. It uses a transaction of its own, so the next
+statement sees them.
+
 Errors: 55000 on a standby or without preloading, 58000 if the worker failed; see api_key.stats.$$;
 
 -- A standby cannot write. What it has counted is carried to the primary by these two, or written
@@ -173,9 +175,10 @@ Errors: 55000 on a standby or without preloading, 58000 if the worker failed; se
 CREATE FUNCTION api_key.export_usage() RETURNS jsonb
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'export_usage';
 COMMENT ON FUNCTION api_key.export_usage IS
-$$Takes out of memory what a standby has counted in this database, for import_usage on its primary.
+$$Takes what a standby has counted in this database out of memory, for import_usage on its primary.
 
-Result: a JSON object, to be passed on once. It is taken out even if the transaction rolls back, so keep it until it is imported.$$;
+Result: a JSON object, to be imported once. The counts leave memory even if the transaction rolls back, so
+keep the object until it is imported.$$;
 
 CREATE FUNCTION api_key.import_usage(p_usage jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
@@ -198,6 +201,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.import_usage IS
-$$Adds what export_usage took out of a standby to the use counts and the audit log of its primary.
+$$Adds the answer of export_usage on a standby to the use counts and the audit log of its primary.
 
 Errors: 22023.$$;

@@ -5,11 +5,11 @@ CREATE TABLE api_key_internal.compat_functions (
     schema_name name NOT NULL,
     function_name name NOT NULL,
     arguments text NOT NULL,
-    -- What a function that stood there before is called now.
+    -- The present name of a function that was there before.
     kept_as name,
     PRIMARY KEY (schema_name, function_name, arguments)
 );
-COMMENT ON TABLE api_key_internal.compat_functions IS 'Functions that install_compat has made.';
+COMMENT ON TABLE api_key_internal.compat_functions IS 'Functions that install_compat made.';
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.compat_functions', '');
 
 -- The functions run with the rights of whoever calls them and call nothing of api_key_internal: what they
@@ -33,7 +33,7 @@ EXCEPTION
             CASE SQLSTATE WHEN 'PGRST' THEN SQLERRM::jsonb ->> 'message' ELSE SQLERRM END);
 END $body$, p_command, p_answer)
 $$;
-COMMENT ON FUNCTION api_key_internal.compat_command IS 'The body of a function that gives a command, with errors as {success:false, error}.';
+COMMENT ON FUNCTION api_key_internal.compat_command IS 'Returns the body of a function that gives a command, and answers errors as {success: false, error}.';
 
 CREATE FUNCTION api_key_internal.compat_verdict(p_hit text, p_miss text) RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -46,7 +46,7 @@ BEGIN
     RETURN CASE WHEN (v_answer ->> 'valid')::boolean THEN %s ELSE %s END;
 END $body$, p_hit, p_miss)
 $$;
-COMMENT ON FUNCTION api_key_internal.compat_verdict IS 'The body of a function that verifies p_api_key, and what it answers.';
+COMMENT ON FUNCTION api_key_internal.compat_verdict IS 'Returns the body of a function that verifies p_api_key, and the answer that it gives.';
 
 CREATE FUNCTION api_key_internal.members(VARIADIC p_names text[]) RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -54,7 +54,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format('(SELECT jsonb_object_agg(key, value) FROM jsonb_each(v_answer) WHERE key = ANY (%L))', p_names)
 $$;
-COMMENT ON FUNCTION api_key_internal.members IS 'An expression: these members of v_answer.';
+COMMENT ON FUNCTION api_key_internal.members IS 'Returns an expression for these members of v_answer.';
 
 -- audience: who may call it, namely whoever may call that function of api_key. What the original
 -- answers to a miss, each answers: no row, NULL or false where callers test the answer itself, an object
@@ -163,7 +163,7 @@ BEGIN
 END $body$)
     ) AS d (profile, function_name, arguments, result, volatility, audience, body)
 $definitions$;
-COMMENT ON FUNCTION api_key_internal.compat_definitions IS 'The functions of each profile.';
+COMMENT ON FUNCTION api_key_internal.compat_definitions IS 'Lists the functions of each profile.';
 
 CREATE VIEW api_key.compat_profiles AS
 SELECT d.profile, d.function_name, d.arguments, d.result,
@@ -171,8 +171,12 @@ SELECT d.profile, d.function_name, d.arguments, d.result,
              WHERE c.profile = d.profile AND c.function_name = d.function_name
                AND c.arguments = d.arguments ORDER BY 1) AS installed_in
 FROM api_key_internal.compat_definitions(NULL) AS d;
-COMMENT ON VIEW api_key.compat_profiles IS
-$$The calling conventions that install_compat knows, a row for each function, and where they are installed.$$;
+COMMENT ON VIEW api_key.compat_profiles IS 'Lists the calling conventions that install_compat knows, with a row for each function.';
+COMMENT ON COLUMN api_key.compat_profiles.profile IS 'The name to pass to install_compat.';
+COMMENT ON COLUMN api_key.compat_profiles.function_name IS 'A function of the profile.';
+COMMENT ON COLUMN api_key.compat_profiles.arguments IS 'Its arguments.';
+COMMENT ON COLUMN api_key.compat_profiles.result IS 'Its result.';
+COMMENT ON COLUMN api_key.compat_profiles.installed_in IS 'Schemas in which the profile is installed.';
 
 CREATE FUNCTION api_key_internal.compat_check(p_profile text, p_schema name) RETURNS void
 LANGUAGE plpgsql STABLE
@@ -194,7 +198,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.compat_check IS 'Refuses (22023) profiles and schemas that are not there.';
+COMMENT ON FUNCTION api_key_internal.compat_check IS 'Refuses a profile or schema that does not exist (22023).';
 
 CREATE FUNCTION api_key_internal.argument_types(p_arguments text) RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -204,7 +208,7 @@ AS $$
         argument, '^[[:space:]]*[[:alnum:]_]+[[:space:]]+(?=[[:alnum:]_])|[[:space:]]*=.*$', '', 'g')), ', ' ORDER BY n), '')
     FROM unnest(string_to_array(p_arguments, ',')) WITH ORDINALITY AS a (argument, n)
 $$;
-COMMENT ON FUNCTION api_key_internal.argument_types IS 'The types of a list of arguments with or without names and defaults.';
+COMMENT ON FUNCTION api_key_internal.argument_types IS 'Returns the types of a list of arguments with or without names and defaults.';
 
 CREATE FUNCTION api_key_internal.compat_function(p_schema name, p_function name, p_arguments text)
 RETURNS regprocedure
@@ -213,7 +217,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT to_regprocedure(format('%I.%I(%s)', p_schema, p_function, api_key_internal.argument_types(p_arguments)))
 $$;
-COMMENT ON FUNCTION api_key_internal.compat_function IS 'The function of these arguments; NULL if there is none.';
+COMMENT ON FUNCTION api_key_internal.compat_function IS 'Returns the function with these arguments; NULL if there is none.';
 
 -- Hand-written functions take ids as uuid. Beside one of ours, a call would fit both.
 CREATE FUNCTION api_key_internal.standing(p_schema name, p_function name, p_arguments text)
@@ -226,9 +230,9 @@ AS $$
     LATERAL api_key_internal.compat_function(p_schema, p_function, a.arguments) AS f (function)
     WHERE f.function IS NOT NULL
 $$;
-COMMENT ON FUNCTION api_key_internal.standing IS 'The functions that take these arguments, ids as api_key.id or as uuid.';
+COMMENT ON FUNCTION api_key_internal.standing IS 'Lists the functions that take these arguments, with ids as api_key.id or as uuid.';
 
--- What callers depend on: PostgREST's pass arguments by name, and read columns by name.
+-- Callers depend on these: clients of PostgREST pass arguments by name, and read columns by name.
 CREATE FUNCTION api_key_internal.calling_convention(p_function regprocedure) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -247,7 +251,7 @@ AS $$
     WHERE p.oid = p_function
     GROUP BY p.prokind, p.proretset, p.prorettype
 $$;
-COMMENT ON FUNCTION api_key_internal.calling_convention IS 'The kind of a function, the names of its arguments, and its result.';
+COMMENT ON FUNCTION api_key_internal.calling_convention IS 'Returns the kind of a function, the names of its arguments, and its result.';
 
 CREATE FUNCTION api_key_internal.grant_compat(p_profile text, p_schema name) RETURNS void
 LANGUAGE plpgsql
@@ -268,7 +272,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.grant_compat IS 'Grants a profile''s functions to whoever may call what is behind them.';
+COMMENT ON FUNCTION api_key_internal.grant_compat IS 'Grants the functions of a profile to the roles that may call what they call.';
 
 -- Another's function that stands in the way, kept aside. The name that it has then.
 CREATE FUNCTION api_key_internal.keep_aside(p_function regprocedure, p_replace boolean) RETURNS name
@@ -296,7 +300,7 @@ BEGIN
     RETURN v_kept;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.keep_aside IS 'Renames a function that a profile''s is to replace, or refuses (42723).';
+COMMENT ON FUNCTION api_key_internal.keep_aside IS 'Renames a function to make place for one of a profile, or refuses to (42723).';
 
 CREATE FUNCTION api_key_internal.check_replacement(p_kept regprocedure, p_function regprocedure)
 RETURNS void
@@ -321,7 +325,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.check_replacement IS 'Refuses (42723) to put a function in the place of one that is called or answers otherwise.';
+COMMENT ON FUNCTION api_key_internal.check_replacement IS 'Refuses to replace a function that is called or answers differently (42723).';
 
 CREATE FUNCTION api_key.install_compat(
     p_profile text, p_schema name = 'public', p_prefix text = NULL, p_replace boolean = false)
@@ -392,8 +396,18 @@ $$;
 COMMENT ON FUNCTION api_key.install_compat IS
 $$Installs the functions of a legacy calling convention over the same keys.
 
-p_profile: one of the view compat_profiles. p_schema: where callers expect them. p_prefix: of the keys that they issue; NULL for sk_live_. p_replace: functions of the same arguments that stand there are kept aside (…_before_api_key) until remove_compat; those with other names of arguments, another result, or defaults that the profile's have not are refused, because their callers would take a refusal for a key. Whoever may verify, or manage own keys, may call them, with their own rights, and nobody else: setup_postgrest grants.
-DROP EXTENSION drops them. Called by the owner of the extension or a superuser. Errors: 22023, 42723 a function stands there.$$;
+p_profile: a profile of the view compat_profiles.
+p_schema: the schema in which your callers expect the functions.
+p_prefix: the prefix of keys that the functions issue; NULL for sk_live_.
+p_replace: true to rename existing functions with the same arguments to …_before_api_key, until remove_compat.
+Functions that differ in the names of arguments, in the result, or by defaults that the profile lacks are
+never replaced, because their callers would take a refusal for a key.
+
+Roles that may verify, or manage their own keys, may call the functions for it, with their own rights;
+setup_postgrest grants this. Nobody else may call them. DROP EXTENSION drops them. Call it as a superuser or
+the owner of the extension.
+
+Errors: 22023, 42723 an existing function is in the way.$$;
 
 CREATE FUNCTION api_key.remove_compat(p_profile text, p_schema name = 'public')
 RETURNS void
@@ -424,6 +438,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.remove_compat IS
-$$Removes what install_compat has made, and brings back what stood there before.
+$$Removes the functions that install_compat made, and restores those that it renamed.
 
-Called by the owner of the extension or a superuser. Errors: 22023.$$;
+Call it as a superuser or the owner of the extension.
+
+Errors: 22023.$$;

@@ -19,11 +19,12 @@ $$;
 COMMENT ON FUNCTION api_key.require_scope IS
 $$Refuses the request unless its key has all of these scopes.
 
-In a function: PERFORM api_key.require_scope('articles:write');
+Use it in a function: PERFORM api_key.require_scope('articles:write');
 
-Errors: 42501 with required_scopes and granted_scopes in DETAIL (HTTP 403), 28000 without a key (HTTP 401), 22023.$$;
+Errors: 42501 with required_scopes and granted_scopes in DETAIL (HTTP 403), 28000 without a key (HTTP 401),
+22023.$$;
 
--- What authenticate_request acts upon. It reads the settings request.headers, request.method and
+-- The decision of authenticate_request. It reads the settings request.headers, request.method and
 -- request.path, so that a caller can only be who it has the key of. In Rust (src/pg/gate.rs).
 CREATE FUNCTION api_key.admit_request() RETURNS jsonb
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'admit_request';
@@ -49,14 +50,24 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.authenticate_request IS
-$$PostgREST's db-pre-request: makes the request act as its API key.
+$$Makes a request of PostgREST act as its API key. Set it as PostgREST's db-pre-request.
 
-Takes the key from the header X-API-Key (api_key.header_names), and verifies it with the client's address if proxies are trusted (api_key.trusted_proxies). Then current_key_id and the like answer, the role is authenticated (api_key.authenticated_role) or the key's own, request.jwt.claims has sub, role, tenant_id, scopes, tier and key_id, and request.headers has the key no more, all until the end of the transaction. Without a key the request goes on as it came, unless api_key.require_key is on. Rate limits that are defined per key, user, tenant, tier or client are applied.
-Errors: PGRST with the HTTP status: 401 no good key, 400 several keys, 403 address not allowed, 429 too many requests or wrong secrets, 503 no room to hash.$$;
+It takes the key from the header X-API-Key (api_key.header_names) and verifies it. If you trust proxies
+(api_key.trusted_proxies), it also checks the address of the client. Then it applies the rate limits that
+count requests by key, user, tenant, tier or client.
+
+Until the transaction ends, current_key_id and its like return the identity of the key. The role is
+authenticated (api_key.authenticated_role) or the key's own, request.jwt.claims has sub, role, tenant_id,
+scopes, tier and key_id, and request.headers no longer has the key.
+
+A request without a key continues unchanged, unless api_key.require_key is on.
+
+Errors: PGRST with an HTTP status: 401 no valid key, 400 several keys, 403 address not allowed, 429 too many
+requests or wrong secrets, 503 no room to hash.$$;
 
 CREATE FUNCTION api_key_internal.is_key_role(p_role text) RETURNS boolean
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_key_role';
-COMMENT ON FUNCTION api_key_internal.is_key_role IS 'Whether api_key.key_roles has a role; NULL for NULL.';
+COMMENT ON FUNCTION api_key_internal.is_key_role IS 'Tells whether a role is in api_key.key_roles; NULL for NULL.';
 
 CREATE FUNCTION api_key.set_api_key_role(p_key_id api_key.id, p_role name)
 RETURNS void
@@ -78,7 +89,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.set_api_key_role IS
-$$Gives a key a database role of its own, which its requests run as; NULL for the usual one.
+$$Gives a key a database role of its own, as which its requests run.
 
-p_role: one of api_key.key_roles. PostgREST's login must be a member of it.
+p_role: one of api_key.key_roles, of which PostgREST's login must be a member; NULL for the usual role.
+
 Errors: 22023, P0002 no such key.$$;

@@ -9,17 +9,22 @@ CREATE TABLE api_key_internal.rate_limits (
     method text,
     path text
 );
-COMMENT ON TABLE api_key_internal.rate_limits IS 'Rate limits as defined by define_rate_limit.';
+COMMENT ON TABLE api_key_internal.rate_limits IS 'Rate limits defined by define_rate_limit.';
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.rate_limits', '');
 
 CREATE VIEW api_key.rate_limits AS
 SELECT name, max_requests AS "limit", period * interval '1 microsecond' AS period, burst, per, tier,
        method, path
 FROM api_key_internal.rate_limits;
-COMMENT ON VIEW api_key.rate_limits IS
-$$Rate limits as defined by define_rate_limit.
-
-per: what requests are counted by, NULL if only check_rate_limit uses the limit. tier, method, path: which requests it is for, NULL for all.$$;
+COMMENT ON VIEW api_key.rate_limits IS 'Lists the rate limits defined by define_rate_limit.';
+COMMENT ON COLUMN api_key.rate_limits.name IS 'The name of the limit.';
+COMMENT ON COLUMN api_key.rate_limits."limit" IS 'How many requests a subject may make in a period.';
+COMMENT ON COLUMN api_key.rate_limits.period IS 'The period.';
+COMMENT ON COLUMN api_key.rate_limits.burst IS 'How many of them may come at once.';
+COMMENT ON COLUMN api_key.rate_limits.per IS 'The subject by which authenticate_request counts requests; NULL if only check_rate_limit uses the limit.';
+COMMENT ON COLUMN api_key.rate_limits.tier IS 'The tier whose requests are counted; NULL for all.';
+COMMENT ON COLUMN api_key.rate_limits.method IS 'The method whose requests are counted; NULL for all.';
+COMMENT ON COLUMN api_key.rate_limits.path IS 'A pattern of paths whose requests are counted; NULL for all.';
 
 CREATE FUNCTION api_key.define_rate_limit(
     p_name text, p_limit integer, p_period interval, p_burst integer = NULL, p_per text = NULL,
@@ -78,7 +83,22 @@ $$;
 COMMENT ON FUNCTION api_key.define_rate_limit IS
 $$Defines a rate limit, or redefines it: p_limit requests in p_period, of which p_burst may come at once.
 
-p_burst: NULL for as many as p_limit. p_per: what authenticate_request counts requests by: key, user, tenant, tier or client (address); NULL: it does not, check_rate_limit does. p_tier, p_method, p_path: counts only requests of this tier, this method (GET, which includes HEAD, ...; a STABLE function can be called by GET and by POST), this path (a pattern as of LIKE, such as /rpc/%). The algorithm is GCRA: in any time t at most p_burst + t * p_limit / p_period get through. A change holds from the next statement on; other numbers begin with the whole burst, the same ones go on counting. Counts are in shared memory: a restart forgets them, and a standby has its own. Of one user's keys p_per key counts at most 256 apart, or a sixteenth of api_key.rate_limit_entries; further ones share one count.
+p_burst: NULL for p_limit.
+p_per: what authenticate_request counts requests by: key, user, tenant, tier or client (address). With NULL it
+does not count; only check_rate_limit does.
+p_tier: count only requests of keys of this tier.
+p_method: count only requests of this method. GET includes HEAD. A STABLE function can be called by GET
+and by POST.
+p_path: count only requests to paths that match this pattern of LIKE, such as /rpc/%.
+
+The algorithm is GCRA: in any time t, at most p_burst + t × p_limit / p_period requests get through. A change
+applies from the next statement on. Other numbers start with a full burst; the same numbers continue the
+counts.
+
+Counts are in shared memory: a restart forgets them, and a standby has its own. A limit per key counts at most
+256 keys of one user (a sixteenth of api_key.rate_limit_entries, if that is fewer) separately; all further
+keys of the user share one count.
+
 Errors: 22023.$$;
 
 CREATE FUNCTION api_key.remove_rate_limit(p_name text)
@@ -95,7 +115,10 @@ BEGIN
     RETURN FOUND;
 END
 $$;
-COMMENT ON FUNCTION api_key.remove_rate_limit IS 'Removes a rate limit; false if there was none of the name.';
+COMMENT ON FUNCTION api_key.remove_rate_limit IS
+$$Removes a rate limit.
+
+Result: true, or false if there was none of this name.$$;
 
 -- In Rust (src/pg/limits.rs). VOLATILE because each call counts; it writes to memory only.
 CREATE FUNCTION api_key.check_rate_limit(p_name text, p_subject text, p_cost integer = 1)
@@ -103,7 +126,16 @@ RETURNS jsonb
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'check_rate_limit';
 COMMENT ON FUNCTION api_key.check_rate_limit IS
-$$Counts p_cost requests of a subject against a rate limit, if they are within it. It never raises because the answer is no.
+$$Counts p_cost requests of a subject against a rate limit, unless they exceed it. It never raises an error because the answer is no.
 
-p_subject: any text, such as a user's id; the id of a key, user or tenant is the subject under which authenticate_request counts. Subjects that it does not count yet have places of their own, as many. Result: {allowed, limit, remaining, retry_after, reset}: remaining is how many more may come at once; retry_after in how many seconds p_cost requests may come again (0 if allowed, null if p_cost is more than the burst), reset in how many seconds all of the burst may. Counts in READ ONLY transactions too, and stays counted if the transaction rolls back.
+p_subject: any text. With the id of a key, user or tenant you share the count of authenticate_request for it.
+Subjects that it does not count at the time have api_key.rate_limit_entries places of their own.
+p_cost: how many requests to count.
+
+Result: {allowed, limit, remaining, retry_after, reset}. remaining is how many more requests may come at
+once, retry_after in how many seconds p_cost requests are allowed again (0 if they are now, null if p_cost
+exceeds the burst), and reset in how many seconds the whole burst is.
+
+It counts in READ ONLY transactions too, and a rollback does not undo it.
+
 Errors: 22023, 55000 without preloading.$$;

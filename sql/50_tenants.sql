@@ -3,18 +3,18 @@ CREATE TABLE api_key_internal.isolated_tables (
     "table" regclass PRIMARY KEY,
     -- As it was called then: the policies know it by number, as long as they are there.
     "column" name NOT NULL,
-    -- What the table was called; NULL for partitions, which may go without a word.
+    -- The name of the table; NULL for partitions, which may be dropped without notice.
     name text,
     -- Whether there are permissive policies of ours.
     permits boolean NOT NULL,
     -- NULL if the column had none.
     default_before text,
-    -- Whose text that is; NULL if it calls what is not its owner's nor a superuser's.
+    -- The role that wrote it; NULL if it calls code that belongs neither to its owner nor to a superuser.
     default_owner name,
     -- NULL if there was one. By its name, because a dump makes indexes after it has filled tables.
     index_made name
 );
-COMMENT ON TABLE api_key_internal.isolated_tables IS 'What isolate_tenants has changed besides row security.';
+COMMENT ON TABLE api_key_internal.isolated_tables IS 'The changes that isolate_tenants made besides row security.';
 SELECT pg_catalog.pg_extension_config_dump(
     'api_key_internal.isolated_tables', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
 
@@ -28,9 +28,12 @@ AS $$
         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid AND d.refobjsubid > 0
     JOIN pg_attribute AS a ON a.attrelid = p.polrelid AND a.attnum = d.refobjsubid
     WHERE p.polrelid = p_table AND p.polname = 'api_key_tenant'
+    -- Half of a policy that somebody has altered may name another column.
+    ORDER BY a.attname IS DISTINCT FROM
+        (SELECT i."column" FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table), a.attnum
     LIMIT 1
 $$;
-COMMENT ON FUNCTION api_key_internal.tenant_column IS 'The column of the policy by which a table is isolated; NULL without one.';
+COMMENT ON FUNCTION api_key_internal.tenant_column IS 'Returns the column of the policy by which a table is isolated; NULL without one.';
 
 CREATE FUNCTION api_key_internal.isolated_by(p_table regclass) RETURNS name
 LANGUAGE sql STABLE
@@ -39,7 +42,7 @@ AS $$
     SELECT coalesce(api_key_internal.tenant_column(p_table),
         (SELECT "column" FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table))
 $$;
-COMMENT ON FUNCTION api_key_internal.isolated_by IS 'The column by which a table is isolated, or was until somebody dropped the policy; NULL if it is not.';
+COMMENT ON FUNCTION api_key_internal.isolated_by IS 'Returns the column by which a table is isolated, or was before its policy was dropped; NULL if it is not isolated.';
 
 CREATE FUNCTION api_key_internal.column_default(p_table regclass, p_column name) RETURNS text
 LANGUAGE sql STABLE
@@ -49,7 +52,7 @@ AS $$
     JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = p_table AND a.attname = p_column
 $$;
-COMMENT ON FUNCTION api_key_internal.column_default IS 'The default of a column, with qualified names; NULL if it has none.';
+COMMENT ON FUNCTION api_key_internal.column_default IS 'Returns the default of a column, with qualified names; NULL if it has none.';
 
 CREATE FUNCTION api_key_internal.index_on(p_table regclass, p_column name) RETURNS name
 LANGUAGE sql STABLE
@@ -61,7 +64,7 @@ AS $$
       AND c.relam IN (SELECT oid FROM pg_am WHERE amname IN ('btree', 'hash'))
     ORDER BY i.indnatts, c.relname LIMIT 1
 $$;
-COMMENT ON FUNCTION api_key_internal.index_on IS 'An index that begins with a column; NULL if there is none.';
+COMMENT ON FUNCTION api_key_internal.index_on IS 'Returns an index that begins with a column; NULL if there is none.';
 
 CREATE FUNCTION api_key_internal.default_owner(p_table regclass, p_column name, p_whole regclass) RETURNS name
 LANGUAGE sql STABLE
@@ -77,7 +80,7 @@ AS $$
     JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE c.oid = p_table AND a.attname = p_column
 $$;
-COMMENT ON FUNCTION api_key_internal.default_owner IS 'As which role the default of a column may be set again; NULL if as none.';
+COMMENT ON FUNCTION api_key_internal.default_owner IS 'Returns the role as which the default of a column may be set again; NULL if there is none.';
 
 -- A table, or a part of p_whole, locked by the caller.
 CREATE FUNCTION api_key_internal.isolate(p_table regclass, p_column name, p_whole regclass) RETURNS void
@@ -91,7 +94,7 @@ DECLARE
     v_command text;
     v_default text;
     v_index name;
-    -- What was permitted by us before stays so, whatever policies the application has added since.
+    -- A table that our policies permitted before stays so, whatever policies the application has added since.
     v_permit boolean := api_key_internal.own_policies(p_table) = '{}'
         OR 'api_key_tenant_select' = ANY (api_key_internal.our_policies(p_table, 'tenant'))
         OR EXISTS (SELECT FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table AND i.permits);
@@ -177,11 +180,30 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.isolate_tenants IS
-$$Lets each tenant's keys see and change only that tenant's rows of a table, and tells what it did and what it cannot see to.
+$$Restricts a table so that each key sees and changes only rows of its tenant. It reports what it did, and what it cannot protect.
 
-p_column: holds the tenant, a uuid. Enables and forces row security; makes policies for SELECT, INSERT, UPDATE and DELETE (where the table has permissive policies of its own, only a restrictive one beside them), the default of the column and, if there is none, an index; partitions alike. Foreign keys to isolated tables are checked so that a row of another tenant is like none (23503). Without a key nothing is seen. Roles with BYPASSRLS and superusers see all.
-Result: {table, column, row_security, policies, own_policies, default, index, index_made, not_null: false if rows may belong to nobody, partitions, foreign_keys: those checked, with what they refer to, unique_without_tenant: [{index, columns, guessable}], views, privileges, referenced_by}. The last four are ways to learn of other tenants' rows in spite of policies: unique indexes tell that a value is taken (guessable: others may choose it, and it is not random), views read as their owner, privileges TRUNCATE, REFERENCES and TRIGGER, tables that refer here without being isolated.
-Called again it does what is left to do, as for new partitions. Called by the owner of the extension or a superuser; locks the table. Errors: 22023, 55000 isolated by another column.$$;
+p_column: the column that holds the tenant, of type uuid.
+
+It enables and forces row security, and makes policies for SELECT, INSERT, UPDATE and DELETE. If the table has
+permissive policies of its own, it only adds a restrictive one. It sets the default of the column, and makes
+an index if there is none. Partitions are treated alike. Foreign keys to isolated tables are checked so that
+a row of another tenant counts as missing (23503).
+
+Without a key no row is visible. Superusers and roles with BYPASSRLS see every row.
+
+Call it again for new partitions; it does what is left to do. Call it as a superuser or the owner of the
+extension. It locks the table.
+
+Result: {table, column, row_security, policies, own_policies, default, index, index_made, not_null, partitions, foreign_keys, unique_without_tenant, views, privileges, referenced_by}.
+not_null: false if rows may belong to no tenant.
+foreign_keys: those that are checked, with the tables that they refer to.
+unique_without_tenant: unique indexes, which tell everyone that a value is taken. A guessable one has columns
+that others may choose, and none with a random default.
+views: views that read the table as an owner whom no policy restricts, and materialized views.
+privileges: TRUNCATE, REFERENCES and TRIGGER, which ignore policies, by role.
+referenced_by: tables that refer to this one without being isolated.
+
+Errors: 22023, 55000 isolated by another column.$$;
 
 -- p_default is the text of p_whole's owner, or of one between the two: a part that belongs to somebody
 -- else does not get it back.
@@ -215,7 +237,7 @@ EXCEPTION WHEN OTHERS THEN
     RETURN false;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.restore_default IS 'Gives a column its default as it was, as the owner of the table; false, with a WARNING, if that cannot be.';
+COMMENT ON FUNCTION api_key_internal.restore_default IS 'Restores the default of a column, as the owner of the table. Returns false, with a WARNING, if that fails.';
 
 CREATE FUNCTION api_key.remove_tenant_isolation(p_table regclass) RETURNS jsonb
 LANGUAGE plpgsql
@@ -283,8 +305,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.remove_tenant_isolation IS
-$$Undoes isolate_tenants: row security, default and indexes are again as they were before it.
+$$Undoes isolate_tenants. Row security, defaults and indexes are again as they were before.
 
-A default that was changed since stays, and so does row security as long as protect_resource needs it. The default comes back as the table's owner sets it; if that fails, or if partitions belong to several roles, the column stays without one, and a WARNING says so.
-Result: {table, column, policies_dropped, default, default_lost: the one that did not come back, index_dropped, row_security: disabled, enabled or forced}. Of a table that is gone, named by its number as in api_key.protection, it forgets that it was isolated.
-Called by the owner of the extension or a superuser; locks the table. Errors: 22023.$$;
+A default that was changed since stays, and row security stays while protect_resource needs it. The old default
+is set again as the owner of the table. If that fails, or if the partitions belong to several roles, the
+column has no default, and a WARNING says so.
+
+p_table: the table. If it no longer exists, pass its number from api_key.protection to forget it.
+
+Result: {table, column, policies_dropped, default, default_lost, index_dropped, row_security}. default_lost is
+the default that could not be restored; row_security is disabled, enabled or forced.
+Errors: 22023.
+
+Call it as a superuser or the owner of the extension. It locks the table.$$;

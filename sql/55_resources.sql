@@ -18,7 +18,7 @@ CREATE TABLE api_key_internal.resources (
     -- Those of the table as protect_resource has made them, to be compared.
     policies jsonb NOT NULL DEFAULT '{}'
 );
-COMMENT ON TABLE api_key_internal.resources IS 'Resources as defined by define_resource.';
+COMMENT ON TABLE api_key_internal.resources IS 'Resources defined by define_resource.';
 CREATE UNIQUE INDEX resources_protected ON api_key_internal.resources ("table") WHERE protected;
 SELECT pg_catalog.pg_extension_config_dump(
     'api_key_internal.resources', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
@@ -26,10 +26,14 @@ SELECT pg_catalog.pg_extension_config_dump(
 CREATE VIEW api_key.resources AS
 SELECT type, "table"::text AS "table", id_column, owner_column, tenant_column, public_when, protected
 FROM api_key_internal.resources;
-COMMENT ON VIEW api_key.resources IS
-$$Resources as defined by define_resource.
-
-protected: whether the table has policies of protect_resource.$$;
+COMMENT ON VIEW api_key.resources IS 'Lists the resources defined by define_resource.';
+COMMENT ON COLUMN api_key.resources.type IS 'The name of the type, as passed to authorize.';
+COMMENT ON COLUMN api_key.resources."table" IS 'The table whose rows are the resources.';
+COMMENT ON COLUMN api_key.resources.id_column IS 'The column of the id.';
+COMMENT ON COLUMN api_key.resources.owner_column IS 'The column of the owner; NULL if rows have none.';
+COMMENT ON COLUMN api_key.resources.tenant_column IS 'The column of the tenant; NULL if rows have none.';
+COMMENT ON COLUMN api_key.resources.public_when IS 'The condition under which anyone may read a row; NULL if there is none.';
+COMMENT ON COLUMN api_key.resources.protected IS 'Whether protect_resource has made policies on the table.';
 
 -- The rule, for policies, authorize and references alike. p_identity: how tenant, user, key and the
 -- scope admin are asked for.
@@ -55,7 +59,7 @@ AS $$
                 format(' AND %I = %s', p_resource.tenant_column, p_identity[1]) ELSE '' END)
         || ')'
 $$;
-COMMENT ON FUNCTION api_key_internal.resource_rule IS 'Who may read a row of a resource, or do all else to it, as a condition on the row.';
+COMMENT ON FUNCTION api_key_internal.resource_rule IS 'Returns the rule of a resource, for reading or for everything else, as a condition on the row.';
 
 -- Given away with its table, a condition is still the text of the role that owned it.
 CREATE FUNCTION api_key_internal.condition_is_of(p_resource api_key_internal.resources, p_table regclass) RETURNS boolean
@@ -65,7 +69,7 @@ AS $$
     SELECT p_resource.public_when IS NULL OR EXISTS (
         SELECT FROM pg_class WHERE oid = p_table AND pg_get_userbyid(relowner) = p_resource.owner)
 $$;
-COMMENT ON FUNCTION api_key_internal.condition_is_of IS 'Whether the condition of a resource may run as the owner of a table: it is that owner''s text, or there is none.';
+COMMENT ON FUNCTION api_key_internal.condition_is_of IS 'Tells whether the condition of a resource may run as the owner of a table: it is text of that owner, or there is none.';
 
 CREATE FUNCTION api_key_internal.resource(p_type text) RETURNS api_key_internal.resources
 LANGUAGE plpgsql STABLE
@@ -98,7 +102,7 @@ BEGIN
     RETURN v_resource;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.resource IS 'A defined resource; 22023 if there is none.';
+COMMENT ON FUNCTION api_key_internal.resource IS 'Returns a defined resource, or raises 22023.';
 
 -- A plain type of PostgreSQL's or of an extension: no code of a table's owner makes one of a text.
 CREATE FUNCTION api_key_internal.is_id_type(p_type oid) RETURNS boolean
@@ -109,7 +113,7 @@ AS $$
     FROM pg_type AS t JOIN pg_roles AS r ON r.oid = t.typowner
     WHERE t.oid = api_key_internal.base_type(p_type)
 $$;
-COMMENT ON FUNCTION api_key_internal.is_id_type IS 'Whether a type, or what its domain is made of, may be that of an id.';
+COMMENT ON FUNCTION api_key_internal.is_id_type IS 'Tells whether a type, or the base type of a domain, may be that of an id.';
 
 -- The equality of the unique index that finds a row by its id; NULL without such an index. Besides the
 -- id it may have the tenant.
@@ -136,7 +140,7 @@ AS $$
             AND (oa.attname IN (p_id_column, p_tenant_column)) IS NOT TRUE)
     LIMIT 1
 $$;
-COMMENT ON FUNCTION api_key_internal.id_operator IS 'The operator that finds a row of a resource by its id.';
+COMMENT ON FUNCTION api_key_internal.id_operator IS 'Returns the operator that finds a row of a resource by its id.';
 
 -- In Rust (src/pg/resources.rs). p_find gives the rows of the id $1 as one array, with the rights of the
 -- owner; p_rule, a query of that array $1, runs with those of the role. Neither has the extension's.
@@ -144,7 +148,7 @@ CREATE FUNCTION api_key_internal.holds_for(
     p_table oid, p_owner oid, p_find text, p_id text, p_role oid, p_rule text)
 RETURNS boolean
 LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'holds_for';
-COMMENT ON FUNCTION api_key_internal.holds_for IS 'Whether a rule holds, for a role, for a row that the owner of a table finds.';
+COMMENT ON FUNCTION api_key_internal.holds_for IS 'Tells whether a rule holds, for a role, for a row that the owner of a table finds.';
 
 CREATE FUNCTION api_key_internal.allows(
     p_resource api_key_internal.resources, p_id text, p_read boolean) RETURNS boolean
@@ -180,7 +184,7 @@ BEGIN
          FROM pg_class WHERE oid = p_resource."table")), false);
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.allows IS 'Whether the key of the request may read a row of a resource, or do all else to it.';
+COMMENT ON FUNCTION api_key_internal.allows IS 'Tells whether the key of the request may read a row of a resource, or do everything else to it.';
 
 CREATE FUNCTION api_key_internal.unprotect(p_type text) RETURNS void
 LANGUAGE plpgsql
@@ -258,7 +262,7 @@ EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR featur
         HINT = 'Pass an expression as in WHERE, such as published AND NOT app.is_embargoed(id). Name functions with their schemas. A subquery belongs in a function.';
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.canonical_condition IS 'A condition on the rows of a table, as PostgreSQL writes it, and the columns that it reads; 22023 if it is none, NULL for NULL.';
+COMMENT ON FUNCTION api_key_internal.canonical_condition IS 'Returns a condition on the rows of a table as PostgreSQL writes it, and the columns that it reads; NULL for NULL. Raises 22023 if it is no condition.';
 
 CREATE FUNCTION api_key.define_resource(
     p_type text, p_table regclass, p_id_column name = 'id', p_owner_column name = 'owner_id',
@@ -324,11 +328,24 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.define_resource IS
-$$Defines a type of resource, the rows of a table, for authorize and protect_resource; or redefines it.
+$$Defines the rows of a table as a type of resource for authorize and protect_resource, or redefines it.
 
-The rule: where p_public_when holds, anyone may read; whoever p_owner_column names (if the row has a tenant, within it) may do all; keys with the scope admin (where there is p_tenant_column, of the same tenant) may do all; all else is refused. A key that is bound to a resource (resource_id) is for that one only.
-p_id_column: unique, alone or with the tenant; if with it, several rows may have the id, and who may do something to one of them is authorized, so filter by the tenant as well. p_owner_column: a uuid, NULL if rows have no owners. p_tenant_column: a uuid. p_public_when: a condition as in WHERE without subqueries, such as 'published'; it is evaluated with the rights of the caller; for administrators, and when a foreign key refers to a row, with those of the table's owner.
-Called by the owner of the extension or a superuser; locks the table. Errors: 22023.$$;
+The rule is: anyone may read a row for which p_public_when holds. The user that p_owner_column names may do
+anything with it, from within the row's tenant if it has one. A key with the scope admin may do anything, in
+the same tenant if there is a p_tenant_column. Everything else is refused. A key that is bound to a resource
+(resource_id) reaches that one only.
+
+p_id_column: a column that is unique, alone or together with the tenant. If several rows of different tenants
+share an id, authorize answers for any of them, so filter by the tenant as well.
+p_owner_column: a column of type uuid; NULL if rows have no owners.
+p_tenant_column: a column of type uuid; NULL if rows have no tenants.
+p_public_when: a condition as in WHERE without subqueries, such as published. It is evaluated with the rights
+of the caller; for administrators, and when a foreign key refers to a row, with those of the owner of the
+table.
+
+Call it as a superuser or the owner of the extension. It locks the table.
+
+Errors: 22023.$$;
 
 CREATE FUNCTION api_key.remove_resource(p_type text) RETURNS boolean
 LANGUAGE plpgsql
@@ -347,9 +364,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.remove_resource IS
-$$Removes a type of resource, and the policies of protect_resource; false if there was none of the name.
+$$Removes a type of resource, and the policies that protect_resource made for it.
 
-Called by the owner of the extension or a superuser; locks the table.$$;
+Call it as a superuser or the owner of the extension. It locks the table.
+
+Result: true, or false if there was none of this name.$$;
 
 CREATE FUNCTION api_key.protect_resource(p_type text) RETURNS jsonb
 LANGUAGE plpgsql
@@ -418,63 +437,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.protect_resource IS
-$$Makes policies on the table of a resource that allow what authorize allows, and tells what it did and what it cannot see to.
+$$Makes policies on the table of a resource that allow what authorize allows. It reports what it did, and what it cannot protect.
 
-Row security is enabled and forced. Where the table has permissive policies of its own, theirs and the rule must both hold, and so with isolate_tenants. Partitions are reached through their table only. remove_resource undoes it.
-Result: {type, table, row_security, policies, own_policies, partitions, unique_without_owner, views, privileges, referenced_by}, as of isolate_tenants.
-Called by the owner of the extension or a superuser; locks the table. Errors: 22023, 55000 the table is protected as another type, or has changed.$$;
+It enables and forces row security. If the table has permissive policies of its own, or is isolated by
+isolate_tenants, both they and the rule must allow a row. Partitions can be reached through their table only.
+remove_resource undoes it. Call it as a superuser or the owner of the extension. It locks the table.
 
-CREATE FUNCTION api_key_internal.check_action(p_action text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF p_action IS NULL OR p_action NOT IN ('read', 'write', 'update', 'delete') THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_action',
-            DETAIL = 'It is none of read, write, update and delete.',
-            HINT = 'Pass one of them; write is update and delete.';
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION api_key_internal.check_action IS 'Refuses (22023) actions that there are not.';
-
-CREATE FUNCTION api_key.authorize(p_resource_type text, p_resource_id text, p_action text) RETURNS boolean
-LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM api_key_internal.check_action(p_action);
-    RETURN api_key_internal.allows(api_key_internal.resource(p_resource_type), p_resource_id, p_action = 'read');
-END
-$$;
-COMMENT ON FUNCTION api_key.authorize IS
-$$Whether the key of the request may do something to a resource; see define_resource for the rule. It never raises because the answer is no.
-
-p_resource_id: the id as text; false if there is no such row. p_action: read, write, update or delete.
-Errors: 22023 no such type or action, 55000 its table has changed.$$;
-
-CREATE FUNCTION api_key.require_authorization(p_resource_type text, p_resource_id text, p_action text)
-RETURNS void
-LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_resource api_key_internal.resources := api_key_internal.resource(p_resource_type);
-BEGIN
-    PERFORM api_key_internal.check_action(p_action);
-    IF api_key.current_api_key() ->> 'resource_id' <> coalesce(p_resource_id, '') THEN
-        PERFORM api_key_internal.refuse('RESOURCE_MISMATCH');
-    ELSIF NOT api_key_internal.allows(v_resource, p_resource_id, true) THEN
-        -- Whether it is there is the same to whoever may not read it.
-        PERFORM api_key_internal.refuse('RESOURCE_NOT_FOUND');
-    ELSIF p_action <> 'read' AND NOT api_key_internal.allows(v_resource, p_resource_id, false) THEN
-        PERFORM api_key_internal.refuse('RESOURCE_NOT_ALLOWED');
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION api_key.require_authorization IS
-$$Refuses the request unless its key may do something to a resource; see define_resource for the rule.
-
-In a function: PERFORM api_key.require_authorization('article', p_id::text, 'update');
-
-Errors: P0002 (HTTP 404) what may not be read, there or not; 42501 (HTTP 403) what may be read but not that, and keys bound to another resource; 22023, 55000 as authorize.$$;
+Result: {type, table, row_security, policies, own_policies, partitions, unique_without_owner, views, privileges, referenced_by},
+as of isolate_tenants.
+Errors: 22023, 55000 the table is protected as another type, or has changed.$$;

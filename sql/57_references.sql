@@ -61,4 +61,4 @@ BEGIN
     JOIN pg_attribute AS k ON k.attrelid = v_key.confrelid AND k.attnum = u.confkey;
 END
 $$;
-COMMENT ON FUNCTION api_key_internal.reference_lookup IS 'The owner of the table that a foreign key refers to, and the query that finds the row if the writer may refer to it; NULL where any row will do.';
+COMMENT ON FUNCTION api_key_internal.reference_lookup IS 'Returns the owner of the table that a foreign key refers to, and the query that finds the row if the writer may refer to it; NULL if the writer may refer to any row.';

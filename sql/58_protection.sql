@@ -1,5 +1,5 @@
--- What became of the tables that isolate_tenants and protect_resource were called for: tools that bring a
--- schema up to date drop what they do not know, and new partitions have no policies yet.
+-- Checks that the tables of isolate_tenants and protect_resource are still protected: tools that bring a
+-- schema up to date drop policies that they do not know, and new partitions have no policies yet.
 
 CREATE FUNCTION api_key_internal.tenant_policies(p_column name, p_permits boolean) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
@@ -16,9 +16,9 @@ AS $$
                CASE kind WHEN 'RESTRICTIVE' THEN 'refuse_row' ELSE 'is_left_to' END) AS otherwise
     WHERE p_permits OR kind = 'RESTRICTIVE'
 $$;
-COMMENT ON FUNCTION api_key_internal.tenant_policies IS 'The policies that isolate_tenants makes, as policy_definitions would give them.';
+COMMENT ON FUNCTION api_key_internal.tenant_policies IS 'Returns the policies that isolate_tenants makes, in the form of policy_definitions.';
 
--- What guard and watch_moves have done is there, and so are the policies.
+-- Checks the work of guard and watch_moves, and the policies.
 CREATE FUNCTION api_key_internal.missing(p_table regclass, p_kind text, p_policies jsonb) RETURNS SETOF text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -44,7 +44,7 @@ AS $$
     WHERE oid = p_table AND relkind = 'p'
       AND NOT has_function_privilege(relowner, 'api_key_internal.check_references()', 'EXECUTE')
 $$;
-COMMENT ON FUNCTION api_key_internal.missing IS 'What a table lacks of row security, policies of a kind and triggers.';
+COMMENT ON FUNCTION api_key_internal.missing IS 'Lists the row security, policies of a kind and triggers that a table lacks.';
 
 CREATE FUNCTION api_key.unprotected()
 RETURNS TABLE ("table" text, protected_by text, missing text[], hint text)
@@ -168,12 +168,15 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION api_key.unprotected IS 'What api_key.protection shows.';
+COMMENT ON FUNCTION api_key.unprotected IS 'Returns the rows of api_key.protection.';
 
 CREATE VIEW api_key.protection AS
 SELECT "table", protected_by, missing, hint FROM api_key.unprotected();
 COMMENT ON VIEW api_key.protection IS
-$$Tables that isolate_tenants or protect_resource was called for, their partitions and what inherits from them, and what they lack by now.
+$$Lists the tables protected by isolate_tenants or protect_resource, with their partitions and children, and what they lack by now.
 
-protected_by: tenants, or resource and its type. missing: what is gone, disabled or not as it was made: row security, forced row security, policies, triggers, the default, a column, the condition of p_public_when (it reads a column that is gone or renamed), the unique index of the id, the table; empty if all is there. hint: the statement that mends it, NULL if nothing is missing; if a column was renamed, put its new name in first. Check it after each migration:
-SELECT * FROM api_key.protection WHERE missing <> '{}';$$;
+Check it after each migration: SELECT * FROM api_key.protection WHERE missing <> '{}';$$;
+COMMENT ON COLUMN api_key.protection."table" IS 'The table.';
+COMMENT ON COLUMN api_key.protection.protected_by IS 'tenants, or resource and its type.';
+COMMENT ON COLUMN api_key.protection.missing IS 'The parts that are gone, disabled or changed: row security, forced row security, policies, triggers, the default, a column, the condition of p_public_when (if a column that it reads is gone or renamed), the unique index of the id, or the table. Empty if nothing is.';
+COMMENT ON COLUMN api_key.protection.hint IS 'The statement that repairs it; NULL if nothing is missing. If a column was renamed, put in its new name first.';

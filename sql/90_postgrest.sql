@@ -7,7 +7,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_role name;
-    -- What each role may call; each has what stands above it besides.
+    -- The functions of each role; a role also has those of the roles above it.
     v_anon regprocedure[] := ARRAY[
         'api_key.verify_api_key(text, text[], inet, text)',
         'api_key.verify_api_key_hash(text)',
@@ -44,6 +44,7 @@ DECLARE
         'api_key.import_usage(jsonb)',
         'api_key.import_api_key_hash(text, text, api_key.id, text, text, text, text, text[], api_key.id, text, text, text, timestamptz, timestamptz, inet[], jsonb, boolean, timestamptz)',
         'api_key.matches_hash(text, text)',
+        'api_key.legacy_hash_counts()',
         'api_key.import_api_keys(regclass, jsonb, text)',
         'api_key.import_key_rows(jsonb, text, text, bigint)',
         'api_key.read_key_rows(regclass, jsonb)',
@@ -103,10 +104,18 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION api_key.setup_postgrest IS
-$$Grants to PostgREST's roles what each may do: p_anon may verify and revoke by possession, p_authenticated besides that manages its own keys, p_service may do all.
+$$Grants to the roles of PostgREST what each of them may do.
 
-p_create_roles: creates roles that do not exist, and makes p_authenticator (LOGIN, without a password) a member of the others. Can be called again.
-Errors: 55000 a role is missing, 42501 by others than the owner of the extension.$$;
+p_anon: may verify keys, and revoke a key by presenting its text.
+p_authenticated: may also manage its own keys.
+p_service: may also act for every user, define tiers, scopes and rate limits, import keys, and read the views.
+p_authenticator: the login of PostgREST. It gets no privilege of its own.
+p_create_roles: creates the roles that do not exist, and makes p_authenticator (LOGIN, without a password) a
+member of the others.
+
+You may call it again at any time.
+
+Errors: 55000 a role is missing, 42501 if you are not the owner of the extension.$$;
 
 -- Nobody but the owner may do anything before setup_postgrest: neither PUBLIC, to whom PostgreSQL
 -- grants EXECUTE on functions and USAGE on types, nor roles that ALTER DEFAULT PRIVILEGES names.

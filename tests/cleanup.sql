@@ -11,15 +11,16 @@ BEGIN
     END LOOP;
 END
 $$;
+-- In the order in which the worker locks them.
 TRUNCATE api_key_internal.audit_log,
+    api_key_internal.keys,
     api_key_internal.compat_functions,
     api_key_internal.guarded_tables,
     api_key_internal.isolated_tables,
     api_key_internal.issue_requests,
-    api_key_internal.key_usage,
-    api_key_internal.keys,
     api_key_internal.migration_runs,
     api_key_internal.resources,
     api_key_internal.root_key,
     api_key_internal.scopes,
-    api_key_internal.tiers;
+    api_key_internal.tiers,
+    api_key_internal.key_usage;

@@ -205,6 +205,48 @@ pub fn is_bare(stored: &str) -> bool {
     }
 }
 
+/// How far a stored hash is on its way to argon2id of the text itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// A fast digest or a bcrypt hash alone.
+    Bare,
+    /// argon2id over such a hash.
+    Wrapped,
+    /// argon2 of the text itself.
+    Own,
+}
+
+impl Stage {
+    /// The stage of what is stored.
+    #[must_use]
+    pub fn of(stored: &str) -> Self {
+        if is_bare(stored) {
+            Self::Bare
+        } else if is_legacy(stored) {
+            Self::Wrapped
+        } else {
+            Self::Own
+        }
+    }
+
+    /// The stage as SQL reads it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Wrapped => "wrapped",
+            Self::Own => "own",
+        }
+    }
+}
+
+/// Whether the secret of this version is the text that an imported key came with: its first one. All
+/// later ones are ours.
+#[must_use]
+pub const fn is_legacy_secret(is_imported: bool, version: i64) -> bool {
+    is_imported && version == 1
+}
+
 /// Whether a legacy hash is stored, bare or wrapped, that the text's own hash would improve.
 #[must_use]
 pub fn is_legacy(stored: &str) -> bool {
@@ -287,6 +329,19 @@ mod tests {
 
     fn area(blocks: usize) -> Vec<Block> {
         vec![Block::default(); blocks]
+    }
+
+    #[test]
+    fn a_stored_hash_goes_from_bare_to_wrapped_to_own() {
+        let bare = stored(Scheme::Md5, "900150983cd24fb0d6963f7d28e17f72");
+        assert_eq!(Stage::of(&bare), Stage::Bare);
+        let wrapped = wrap(&bare, CHEAP, &mut StdRng::seed_from_u64(1), area);
+        assert_eq!(wrapped.map(|wrapped| Stage::of(&wrapped)), Ok(Stage::Wrapped));
+        let own = hash::hash(b"abc", CHEAP, &mut StdRng::seed_from_u64(2), area);
+        assert_eq!(own.map(|own| Stage::of(&own)), Ok(Stage::Own));
+        assert!(
+            is_legacy_secret(true, 1) && !is_legacy_secret(true, 2) && !is_legacy_secret(false, 1)
+        );
     }
 
     fn check(text: &[u8], stored: &str) -> Result<bool, HashError> {

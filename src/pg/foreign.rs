@@ -22,14 +22,14 @@
 use std::cell::Cell;
 use std::ffi::CString;
 
-use super::error::Error;
-use super::raw::call::{Call, sql_function};
-use super::raw::catalog;
-use super::raw::context::{self, Restricted};
-use super::raw::spi::{self, Mode, Plan, Session};
-use super::raw::types::{Jsonb, ObjectId, Oid, Regclass, Text, Void, oid};
+use crate::pg::error::Error;
+use crate::pg::raw::call::{Call, sql_function};
+use crate::pg::raw::catalog;
+use crate::pg::raw::context::{self, Restricted};
+use crate::pg::raw::spi::{self, Mode, Plan, Session};
+use crate::pg::raw::types::{Jsonb, ObjectId, Oid, Regclass, Text, Void, oid};
 
-pub use super::raw::context::Policies;
+pub use crate::pg::raw::context::Policies;
 
 thread_local! {
     /// As whom code runs by [`AsOwner`], if it does.

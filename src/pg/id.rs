@@ -1,9 +1,9 @@
 //! The type `api_key.id` of sql/06_id.sql: a uuid whose errors do not repeat the text.
 
-use super::error::Error;
-use super::raw::call::sql_function;
-use super::raw::types::{CString, Id};
 use crate::core::id;
+use crate::pg::error::Error;
+use crate::pg::raw::call::sql_function;
+use crate::pg::raw::types::{CString, Id};
 
 sql_function! {
     /// The input function. What is no id may be the text of a key, so the error has nothing of it.

@@ -3,11 +3,11 @@
 
 use uuid::Uuid;
 
-use super::raw::call::sql_function;
-use super::raw::lock;
-use super::raw::server;
-use super::raw::types::{Str, Uuid as UuidType, Void};
 use crate::core::table;
+use crate::pg::raw::call::sql_function;
+use crate::pg::raw::lock;
+use crate::pg::raw::server;
+use crate::pg::raw::types::{Str, Uuid as UuidType, Void};
 
 /// What is locked. Each is held by one session at a time.
 #[derive(Hash)]

@@ -5,19 +5,14 @@
 // The SQL surface is written in sql/, which declares each function. The Makefile joins those files, in
 // the order of their names, to the script of CREATE EXTENSION. A text that callers choose is declared as
 // `Text`, its bytes: in a database that is not UTF-8 it need be no `str`.
-mod caller;
-mod command;
 mod error;
-mod failures;
 mod flush;
 mod foreign;
 mod gate;
-mod hash_slots;
+mod hashing;
 mod id;
-mod identity;
 mod keys;
 mod legacy;
-mod limits;
 mod locks;
 #[allow(unsafe_code, reason = "the shared segment")]
 mod memory;
@@ -25,12 +20,8 @@ mod memory;
 mod raw;
 mod references;
 mod resources;
-mod root_key;
-mod rows;
-mod scan;
 mod settings;
 mod stats;
-mod upgrades;
 mod usage;
 mod verify;
 

@@ -17,15 +17,15 @@ use pgrx::pg_sys::PgTryBuilder;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-use super::foreign::{AsOwner, Policies};
-use super::identity;
-use super::raw::call::{Call, sql_function};
-use super::raw::spi::{self, KeptPlan, Mode, Session};
-use super::raw::trigger::{ForeignKey, Outcome, RowTrigger};
-use super::raw::types::{Bool, Jsonb, ObjectId, Oid, Trigger, Uuid, oid};
-use super::raw::value::Value;
-use super::raw::{catalog, changes, context};
 use crate::core::scope;
+use crate::pg::foreign::{AsOwner, Policies};
+use crate::pg::gate::identity;
+use crate::pg::raw::call::{Call, sql_function};
+use crate::pg::raw::spi::{self, KeptPlan, Mode, Session};
+use crate::pg::raw::trigger::{ForeignKey, Outcome, RowTrigger};
+use crate::pg::raw::types::{Bool, Jsonb, ObjectId, Oid, Trigger, Uuid, oid};
+use crate::pg::raw::value::Value;
+use crate::pg::raw::{catalog, changes, context};
 
 /// The owner of the referenced table and the query that finds the row, both NULL where any row will do.
 const FIND_ROW: &CStr = c"SELECT owner, query FROM api_key_internal.reference_lookup($1)";

@@ -2,11 +2,11 @@
 
 use std::ffi::CString;
 
-use super::foreign::{self, AsOwner, Policies};
-use super::raw::call::sql_function;
-use super::raw::spi::{self, Mode, Plan};
-use super::raw::types::{Bool, ObjectId, Oid, Text, oid};
-use super::raw::value::Value;
+use crate::pg::foreign::{self, AsOwner, Policies};
+use crate::pg::raw::call::sql_function;
+use crate::pg::raw::spi::{self, Mode, Plan};
+use crate::pg::raw::types::{Bool, ObjectId, Oid, Text, oid};
+use crate::pg::raw::value::Value;
 
 sql_function! {
     /// Whether `rule`, a query, says yes to the rows of `table` that `find`, another one, gives for an id.

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use super::raw::{options, server};
 use crate::core::gcra::Rate;
 use crate::core::hash::Cost;
+use crate::pg::raw::{options, server};
 
 static ARGON2_MEMORY_KIB: GucSetting<i32> = GucSetting::<i32>::new(19_456);
 static ARGON2_ITERATIONS: GucSetting<i32> = GucSetting::<i32>::new(2);
@@ -187,7 +187,7 @@ pub fn register(preloading: bool) {
     integer(
         c"api_key.argon2_memory_kib",
         c"Memory of argon2id for new secrets, in KiB.",
-        c"At least 8 times api_key.argon2_parallelism; times api_key.argon2_iterations at most 262144.",
+        c"At least 8 times api_key.argon2_parallelism. Multiplied by api_key.argon2_iterations it may not exceed 262144. Keys made under another cost still verify.",
         &ARGON2_MEMORY_KIB,
         (8, 256 * 1024),
         (Suset, plain),
@@ -195,55 +195,55 @@ pub fn register(preloading: bool) {
     integer(
         c"api_key.argon2_iterations",
         c"Passes of argon2id over its memory for new secrets.",
-        c"",
+        c"The time of a hash is proportional to memory times passes. Keys made under another cost still verify.",
         &ARGON2_ITERATIONS,
         (1, 1000),
         (Suset, plain),
     );
     integer(
         c"api_key.argon2_parallelism",
-        c"Lanes of argon2id for new secrets. They are computed one after another.",
-        c"",
+        c"Lanes of argon2id for new secrets.",
+        c"The lanes are computed one after another, so more of them save no time. Keys made under another cost still verify.",
         &ARGON2_PARALLELISM,
         (1, 64),
         (Suset, plain),
     );
     integer(
         c"api_key.failure_limit",
-        c"Wrong secrets that a key id may be asked about, a minute.",
-        c"Further ones are answered THROTTLED without hashing. Known secrets are not counted.",
+        c"How many wrong secrets of a key id are hashed in a minute.",
+        c"Further ones are answered THROTTLED without hashing. Known secrets are not counted, so the key itself keeps working.",
         &FAILURE_LIMIT,
         (1, 1_000_000),
         (Suset, plain),
     );
     integer(
         c"api_key.max_concurrent_hashes",
-        c"Secrets that are hashed at a time, over all sessions.",
-        c"0 means the number of processors.",
+        c"How many secrets are hashed at the same time, in all sessions together.",
+        c"0 means the number of processors. Each hash takes the memory of api_key.argon2_memory_kib. Further checks wait, see api_key.hash_queue_timeout.",
         &MAX_CONCURRENT_HASHES,
         (0, 1024),
         (Sighup, plain),
     );
     integer(
         c"api_key.hash_queue_timeout",
-        c"How long a check waits for room to hash, before it answers OVERLOADED.",
-        c"",
+        c"How long a check waits for room to hash before it answers OVERLOADED.",
+        c"See api_key.max_concurrent_hashes.",
         &HASH_QUEUE_TIMEOUT,
         (0, 600_000),
         (Suset, GucFlags::UNIT_MS),
     );
     integer(
         c"api_key.flush_interval",
-        c"How often use counts and refusals are written to tables.",
-        c"",
+        c"How often the worker writes use counts and refusals to tables.",
+        c"usage_count and last_used_at are older by as much, and a crash loses as much.",
         &FLUSH_INTERVAL,
         (1, 3600),
         (Sighup, GucFlags::UNIT_S),
     );
     integer(
         c"api_key.legacy_scan_time",
-        c"How long one check looks for a key among legacy keys with salted hashes, before it answers OVERLOADED.",
-        c"The next check of the same text goes on from there. Set it below statement_timeout.",
+        c"How long one check searches legacy keys with salted hashes before it answers OVERLOADED.",
+        c"The next check of the same text continues the search. Set it below statement_timeout.",
         &LEGACY_SCAN_TIME,
         (1, 600_000),
         (Suset, GucFlags::UNIT_MS),
@@ -253,19 +253,19 @@ pub fn register(preloading: bool) {
         (
             c"api_key.header_names",
             c"Headers in which requests carry keys, separated by commas.",
-            c"",
+            c"A request whose headers carry different keys is refused (SEVERAL_KEYS).",
             &HEADER_NAMES,
         ),
         (
             c"api_key.authenticated_role",
-            c"Role of requests with a key that has none of its own.",
+            c"Role of requests with a key that has no role of its own.",
             c"PostgREST's login must be a member of it.",
             &AUTHENTICATED_ROLE,
         ),
         (
             c"api_key.key_roles",
-            c"Roles that keys may be given, separated by commas.",
-            c"A key that has another one is refused.",
+            c"Roles that set_api_key_role may give to keys, separated by commas.",
+            c"Requests with a key whose role is not among them are refused (ROLE_NOT_ALLOWED). Empty means none.",
             &KEY_ROLES,
         ),
     ] {
@@ -274,14 +274,14 @@ pub fn register(preloading: bool) {
     for (name, short, long, setting) in [
         (
             c"api_key.require_key",
-            c"Refuses requests without a key.",
-            c"Otherwise they go on as the role of their token, or as the anonymous one.",
+            c"Refuses requests without a key (KEY_REQUIRED).",
+            c"If off, they continue as the role of their token, or as the anonymous role.",
             &REQUIRE_KEY,
         ),
         (
             c"api_key.trust_token_claims",
-            c"Takes the claims of a request's token for its identity, if it has no key.",
-            c"Only for databases where nobody runs SQL of his own as one of PostgREST's roles.",
+            c"Takes the claims of a request's token for its identity if it has no key.",
+            c"Use it only in databases where nobody can run SQL of their own as one of PostgREST's roles: such a role can set the claims.",
             &TRUST_TOKEN_CLAIMS,
         ),
     ] {
@@ -289,8 +289,8 @@ pub fn register(preloading: bool) {
     }
     integer(
         c"api_key.trusted_proxies",
-        c"Proxies in front of PostgREST that add the address of their client to X-Forwarded-For.",
-        c"0 means that there is none, and that the header says nothing.",
+        c"How many proxies in front of PostgREST add the address of their client to X-Forwarded-For.",
+        c"0 means none: the header is ignored, keys with allowed_ips are refused, and all clients share a limit per client.",
         &TRUSTED_PROXIES,
         (0, 100),
         (Suset, plain),
@@ -299,8 +299,8 @@ pub fn register(preloading: bool) {
     let hidden = GucFlags::SUPERUSER_ONLY;
     GucRegistry::define_string_guc(
         c"api_key.root_key_file",
-        c"File of the root key, relative to the data folder.",
-        c"64 hexadecimal digits, readable by the server's user only. Made on first need.",
+        c"File of the root key, relative to the data directory.",
+        c"It holds 64 hexadecimal digits, and only the server's user may read it. It is made when it is first needed.",
         &ROOT_KEY_FILE,
         Sighup,
         hidden,
@@ -308,7 +308,7 @@ pub fn register(preloading: bool) {
     GucRegistry::define_string_guc(
         c"api_key.root_key_command",
         c"Shell command that prints the root key, instead of a file.",
-        c"64 hexadecimal digits on its standard output, within 10 seconds. After a failure it rests for 10 seconds.",
+        c"It must print 64 hexadecimal digits within 10 seconds. After a failure it is not run again for 10 seconds.",
         &ROOT_KEY_COMMAND,
         Sighup,
         hidden,
@@ -317,40 +317,40 @@ pub fn register(preloading: bool) {
     if preloading {
         integer(
             c"api_key.memo_entries",
-            c"Known secrets that are remembered, 18 bytes each; a known secret is not hashed again.",
-            c"",
+            c"How many known secrets are kept in memory, at 18 bytes each.",
+            c"A known secret is not hashed again. Raise it if memo_misses in api_key.stats keeps rising while memo_entries equals memo_capacity.",
             &MEMO_ENTRIES,
             (64, 64 * 1024 * 1024),
             (Postmaster, plain),
         );
         integer(
             c"api_key.usage_entries",
-            c"Keys whose use is kept in memory between two flushes, 88 bytes each.",
-            c"With three quarters of them in use a flush begins before api_key.flush_interval is over.",
+            c"How many keys have use counts in memory until they are written, at 88 bytes each.",
+            c"If three quarters are in use, the worker writes them before api_key.flush_interval is over.",
             &USAGE_ENTRIES,
             (64, 64 * 1024 * 1024),
             (Postmaster, plain),
         );
         integer(
             c"api_key.failure_entries",
-            c"Keys whose failure budget is kept in memory.",
-            c"",
+            c"How many keys have a failure budget in memory.",
+            c"See api_key.failure_limit.",
             &FAILURE_ENTRIES,
             (64, 64 * 1024 * 1024),
             (Postmaster, plain),
         );
         integer(
             c"api_key.refusal_entries",
-            c"Kinds of refusals (code, key, address) kept apart between two flushes.",
-            c"",
+            c"How many kinds of refusals (code, key, address) are kept apart in memory until they are written.",
+            c"See the event refused in api_key.audit_log.",
             &REFUSAL_ENTRIES,
             (64, 1024 * 1024),
             (Postmaster, plain),
         );
         integer(
             c"api_key.rate_limit_entries",
-            c"Subjects of rate limits that are counted at a time, 40 bytes each; as many clients, and as many subjects of check_rate_limit, besides.",
-            c"Those for whom there is no room are refused.",
+            c"How many subjects of rate limits are counted at the same time, at 40 bytes each.",
+            c"There are as many places each for clients, for subjects of check_rate_limit alone, and for all others. A subject without a place is refused.",
             &RATE_LIMIT_ENTRIES,
             (64, 64 * 1024 * 1024),
             (Postmaster, plain),

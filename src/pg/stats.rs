@@ -3,10 +3,10 @@
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
-use super::memory::{self, Counter};
-use super::raw::call::sql_function;
-use super::raw::types::JsonValue;
-use super::settings;
+use crate::pg::memory::{self, Counter};
+use crate::pg::raw::call::sql_function;
+use crate::pg::raw::types::JsonValue;
+use crate::pg::settings;
 
 sql_function! {
     /// The statistics by name.

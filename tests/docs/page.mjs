@@ -1,8 +1,8 @@
 // A page of the docs as a program: its code blocks run in order, as a reader would run them, and print
 // what the page says they print.
 //
-// sh blocks go to one bash, in the checkout; one that ends with `psql` connects the sql blocks that
-// follow. A text block beneath is the output: all of it, except for a line `...`, which stands for any
+// sh blocks go to one bash, in the checkout; one that ends with `psql` or `psql DATABASE` connects
+// the sql blocks that follow. A text block beneath is the output: all of it, except for a line `...`, which stands for any
 // lines. Keys, ids, times and other figures that differ at each run are compared by their form.
 //
 // Comments steer what a reader does by hand:
@@ -109,7 +109,7 @@ export class Page {
 
   async #shellBlock(text) {
     const lines = text.split('\n')
-    const connects = /^psql( .*)?$/.test(lines.at(-1))
+    const connects = /^psql( \w+)?$/.test(lines.at(-1))
     const printed = await this.#shell.run((connects ? lines.slice(0, -1) : lines).join('\n'))
     if (connects) {
       const environment = await this.#shell.run('env')

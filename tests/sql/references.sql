@@ -9,8 +9,9 @@ GRANT USAGE ON SCHEMA api_key TO regress_parent;
 GRANT EXECUTE ON FUNCTION api_key.issue_api_key(api_key.id, text, text, text, text[], api_key.id, text,
     text, text, text, timestamptz, timestamptz, inet[], jsonb, text),
     api_key.list_api_keys(api_key.id, api_key.id, boolean) TO regress_parent;
-GRANT regress_service TO regress_parent;
+-- In this order: since PostgreSQL 16, a grant is inherited if the role inherits when it is made.
 ALTER ROLE regress_parent NOINHERIT;
+GRANT regress_service TO regress_parent;
 SET api_key.authenticated_role = 'regress_user';
 \set a '''00000000-0000-4000-8000-00000000000a'''
 \set b '''00000000-0000-4000-8000-00000000000b'''

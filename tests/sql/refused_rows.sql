@@ -86,9 +86,8 @@ INSERT INTO statements (what, statement) VALUES
 BEGIN;
 SELECT set_config('request.headers', json_build_object('x-api-key', text)::text, true) IS NULL AS x,
     set_config('request.method', 'POST', true), api_key.authenticate_request() FROM given \gset
-\set VERBOSITY verbose
 INSERT INTO app.notes VALUES (3, NULL);
-\set VERBOSITY default
+\echo :SQLSTATE
 ROLLBACK;
 -- A role that has only what writing takes.
 CREATE ROLE regress_writer;

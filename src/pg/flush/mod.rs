@@ -10,14 +10,14 @@ mod worker;
 
 use std::time::{Duration, Instant};
 
-use super::error::Error;
-use super::foreign;
-use super::memory;
-use super::raw::background::{self, background_workers};
-use super::raw::call::sql_function;
-use super::raw::server;
-use super::raw::types::{JsonValue, Void};
-use super::usage;
+use crate::pg::error::Error;
+use crate::pg::foreign;
+use crate::pg::memory;
+use crate::pg::raw::background::{self, background_workers};
+use crate::pg::raw::call::sql_function;
+use crate::pg::raw::server;
+use crate::pg::raw::types::{JsonValue, Void};
+use crate::pg::usage;
 
 background_workers! {
     fn api_key_launcher_main() = launcher::run;

@@ -17,8 +17,11 @@ use std::marker::PhantomData;
 
 use pgrx::pg_sys::{self, Datum};
 
-use super::datum::{Make, Named, Read};
-use super::types::Name;
+use super::datum::Make;
+use super::markers::{Name, Named};
+use super::passing;
+
+pub use super::passing::Declared;
 use crate::pg::error::Error;
 
 /// Exports functions to SQL under their names. With `name(call; …)` the body has the [`Call`] too.
@@ -94,15 +97,6 @@ pub struct Convention(pg_sys::Pg_finfo_record);
 /// The only one there is.
 pub static CONVENTION: Convention = Convention(pg_sys::Pg_finfo_record { api_version: 1 });
 
-/// A type in a signature.
-#[derive(Clone, Copy)]
-pub struct Declared {
-    /// The type.
-    pub name: Name,
-    /// Whether it may be NULL.
-    pub nullable: bool,
-}
-
 /// What a function is declared as.
 pub struct Signature {
     /// The types of its arguments.
@@ -112,87 +106,27 @@ pub struct Signature {
 }
 
 /// The type of an argument, or `Option` of it.
-pub trait Argument: sealed::Argument {}
-impl<T: sealed::Argument> Argument for T {}
+pub trait Argument: passing::Argument {}
+impl<T: passing::Argument> Argument for T {}
 
 /// The type of a result, or `Option` of it.
-pub trait Return: sealed::Return {}
-impl<T: sealed::Return> Return for T {}
+pub trait Return: passing::Return {}
+impl<T: passing::Return> Return for T {}
 
 /// The argument as the body of a function sees it.
-pub type Taken<'a, T> = <T as sealed::Argument>::Value<'a>;
+pub type Taken<'a, T> = <T as passing::Argument>::Value<'a>;
 
 /// What the body of a function gives.
-pub type Given<T> = <T as sealed::Return>::From;
+pub type Given<T> = <T as passing::Return>::From;
 
 /// How an argument is declared.
 pub const fn argument<T: Argument>() -> Declared {
-    <T as sealed::Argument>::DECLARED
+    <T as passing::Argument>::DECLARED
 }
 
 /// How a result is declared.
 pub const fn result<T: Return>() -> Declared {
-    <T as sealed::Return>::DECLARED
-}
-
-mod sealed {
-    use super::{Datum, Declared, Make, Named, Read};
-
-    pub trait Argument {
-        const DECLARED: Declared;
-        type Value<'a>;
-
-        /// `None` where a function that is STRICT is given NULL.
-        ///
-        /// # Safety
-        /// The datum is of the type, and lives as long as `'a`.
-        unsafe fn take<'a>(datum: Option<Datum>) -> Option<Self::Value<'a>>;
-    }
-
-    impl<T: Read> Argument for T {
-        const DECLARED: Declared = Declared { name: T::NAME, nullable: false };
-        type Value<'a> = T::Value<'a>;
-
-        unsafe fn take<'a>(datum: Option<Datum>) -> Option<Self::Value<'a>> {
-            // SAFETY: by the caller's promise.
-            datum.map(|datum| unsafe { T::read(datum) })
-        }
-    }
-
-    impl<T: Read> Argument for Option<T> {
-        const DECLARED: Declared = Declared { name: T::NAME, nullable: true };
-        type Value<'a> = Option<T::Value<'a>>;
-
-        unsafe fn take<'a>(datum: Option<Datum>) -> Option<Self::Value<'a>> {
-            // SAFETY: by the caller's promise.
-            Some(datum.map(|datum| unsafe { T::read(datum) }))
-        }
-    }
-
-    pub trait Return {
-        const DECLARED: Declared;
-        type From;
-
-        fn give(from: Self::From) -> Option<Datum>;
-    }
-
-    impl<T: Make> Return for T {
-        const DECLARED: Declared = Declared { name: <T as Named>::NAME, nullable: false };
-        type From = T::From;
-
-        fn give(from: Self::From) -> Option<Datum> {
-            Some(T::make(from))
-        }
-    }
-
-    impl<T: Make> Return for Option<T> {
-        const DECLARED: Declared = Declared { name: <T as Named>::NAME, nullable: true };
-        type From = Option<T::From>;
-
-        fn give(from: Self::From) -> Option<Datum> {
-            from.map(T::make)
-        }
-    }
+    <T as passing::Return>::DECLARED
 }
 
 /// A call of a function that SQL has made. PostgreSQL alone makes one, and it ends with the function.

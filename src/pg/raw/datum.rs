@@ -7,14 +7,8 @@ use pgrx::pg_sys::{self, Datum};
 use pgrx::{FromDatum, IntoDatum};
 
 use super::inet;
-use super::types::{self, Name};
+use super::markers::{self as types, Name, Named};
 use super::varlena::{bytes, elements};
-
-/// A type that has a name in the catalog.
-pub trait Named {
-    /// Its name.
-    const NAME: Name;
-}
 
 /// A type that is read.
 pub trait Read: Named {

@@ -2,11 +2,14 @@
 //! facts about the server.
 //!
 //! Unsafe code stays inside: no item that can be seen from outside takes or gives a datum or a raw
-//! pointer. Values live as long as the call, the row or the session that they come from, and the
-//! compiler holds callers to it.
+//! pointer. Values live as long as the call, the row or the session that they come from; the compiler
+//! holds callers to it, except for what is copied into the memory context of the call (`Row`,
+//! `Inet::from_ip`, `SharedUuid`, `Outcome`): do not keep these beyond the call.
 
 mod datum;
 mod library;
+mod markers;
+mod passing;
 mod signature;
 mod varlena;
 

@@ -254,7 +254,11 @@ impl Layout {
             }
             let columns = (*table).rd_att;
             let count = usize::try_from((*columns).natts).unwrap_or(0);
-            let columns = std::slice::from_raw_parts((*columns).attrs.as_ptr(), count);
+            #[cfg(not(feature = "pg18"))]
+            let columns = (*columns).attrs.as_ptr();
+            #[cfg(feature = "pg18")]
+            let columns = pg_sys::TupleDescAttr(columns, 0);
+            let columns = std::slice::from_raw_parts(columns, count);
             let position = |part: &Part<pg_sys::Oid>| {
                 let is_it = |column: &pg_sys::FormData_pg_attribute| {
                     !column.attisdropped

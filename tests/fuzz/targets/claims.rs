@@ -17,7 +17,9 @@ fuzz_target!(|json: &str| {
         match (claimed.get(name), id) {
             (None | Some(Value::Null), id) => assert_eq!(id, Claim::Absent),
             (Some(claim), Claim::Present(id)) => {
-                assert!(digits(claim.as_str().unwrap_or_default()).contains(&digits(&id.to_string())));
+                assert!(
+                    digits(claim.as_str().unwrap_or_default()).contains(&digits(&id.to_string()))
+                );
             }
             (Some(_), id) => assert!(id.is_malformed()),
         }

@@ -2,8 +2,8 @@
 
 use uuid::Uuid;
 
-use super::memory::{State, key_ref};
-use super::settings;
+use crate::pg::memory::{State, key_ref};
+use crate::pg::settings;
 
 /// Whether there is some of the budget left. Nothing is taken while a check waits for a hash slot:
 /// checks that wait with the right secret, or give up waiting, leave it as it is.

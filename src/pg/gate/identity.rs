@@ -8,12 +8,12 @@ use std::cell::RefCell;
 
 use uuid::Uuid;
 
-use super::foreign;
-use super::raw::call::{self, Call, SharedUuid, sql_function};
-use super::raw::context;
-use super::raw::transaction::{self, End, Subtransaction};
-use super::raw::types::{Array, Bool, Jsonb, Text};
 use crate::core::scope;
+use crate::pg::foreign;
+use crate::pg::raw::call::{self, Call, SharedUuid, sql_function};
+use crate::pg::raw::context;
+use crate::pg::raw::transaction::{self, End, Subtransaction};
+use crate::pg::raw::types::{Array, Bool, Jsonb, Text};
 
 /// Who acts.
 pub struct Identity {

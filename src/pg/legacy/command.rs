@@ -13,7 +13,7 @@ use rustix::process::{
 };
 use zeroize::Zeroizing;
 
-use super::raw::server;
+use crate::pg::raw::server;
 
 /// Why there is no output.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -6,17 +6,17 @@
 use std::cell::Cell;
 use std::time::Instant;
 
-use super::hash_slots::HashSlot;
-use super::legacy;
-use super::memory::{Counter, State, text_handle};
-use super::raw::server;
-use super::rows::{Keys, Row};
-use super::settings;
-use super::verify::{Candidate, Suspects};
 use crate::core::handle::{Handle, TextHandle};
 use crate::core::hash_queue::Purpose;
 use crate::core::scan::{Cursor, Progress};
 use crate::core::verdict::Code;
+use crate::pg::hashing::slots::HashSlot;
+use crate::pg::keys::rows::{Keys, Row};
+use crate::pg::keys::suspects::{Candidate, Suspects};
+use crate::pg::legacy::known_texts;
+use crate::pg::memory::{Counter, State, text_handle};
+use crate::pg::raw::server;
+use crate::pg::settings;
 
 /// Rows that are read at a time.
 pub const PAGE: usize = 32;
@@ -33,7 +33,7 @@ pub fn run<'a>(
     now: i64,
 ) -> Result<(Candidate, Option<HashSlot<'a>>), Code> {
     let scan = Scan::begin(state, handle, now);
-    let mut known = legacy::known_text(state, handle);
+    let mut known = known_texts::recall(state, handle);
     'pages: while !suspects.rows.is_empty() {
         server::check_for_interrupts();
         // Nothing is read from tables while this one holds a slot: there might be a lock to wait for,
@@ -50,7 +50,7 @@ pub fn run<'a>(
                 None => scan.wait()?,
             };
             if slot.has_waited() {
-                let found = legacy::known_text(state, handle);
+                let found = known_texts::recall(state, handle);
                 if found != std::mem::replace(&mut known, found) {
                     drop(slot);
                     let rows = found.and_then(Row::find).into_iter().collect();
@@ -116,7 +116,7 @@ impl<'a> Scan<'a> {
     /// Waits for a slot, for one hash.
     fn wait(&self) -> Result<HashSlot<'a>, Code> {
         let left = settings::legacy_scan_time().saturating_sub(self.begun.elapsed());
-        // Who comes back has waited before.
+        // A text that comes back has waited before.
         let patience = match self.purpose {
             Purpose::Resumed => left,
             _ => left.min(settings::hash_queue_timeout()),

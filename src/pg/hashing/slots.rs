@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::memory::{self, Counter, State};
-use super::raw::server;
-use super::settings;
 use crate::core::hash_queue::Purpose;
+use crate::pg::memory::{self, Counter, State};
+use crate::pg::raw::server;
+use crate::pg::settings;
 
 /// The longest sleep: then the settings are looked at again.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);

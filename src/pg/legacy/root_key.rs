@@ -17,17 +17,17 @@ use rand::rngs::SysRng;
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::command::{self, Failure};
-use super::error::{Error, OrRaise};
-use super::locks::Lock;
-use super::memory::{self, CommandStatus};
-use super::raw::call::sql_function;
-use super::raw::server;
-use super::raw::types::Str;
-use super::settings;
 use crate::core::handle::Handle;
 use crate::core::legacy::Scheme;
 use crate::core::table;
+use crate::pg::error::{Error, OrRaise};
+use crate::pg::legacy::command::{self, Failure};
+use crate::pg::locks::Lock;
+use crate::pg::memory::{self, CommandStatus};
+use crate::pg::raw::call::sql_function;
+use crate::pg::raw::server;
+use crate::pg::raw::types::Str;
+use crate::pg::settings;
 
 /// What the texts of legacy keys are looked up by.
 #[derive(Clone)]
@@ -270,7 +270,7 @@ impl Drop for Run<'_> {
 sql_function! {
     /// The fingerprint of the root key, which is made if this database has had none.
     fn root_key_fingerprint() -> Str {
-        let make = super::rows::root_key_fingerprint().is_none();
+        let make = crate::pg::keys::rows::root_key_fingerprint().is_none();
         RootKey::load(make).or_raise().fingerprint()
     }
 }

@@ -3,14 +3,15 @@
 
 use serde_json::json;
 
-use super::error::Error;
-use super::identity;
-use super::raw::call::sql_function;
-use super::raw::options;
-use super::raw::types::{Array, JsonValue, Str, Text};
-use super::settings;
 use crate::core::claims::Claims;
 use crate::core::refusal::{Kind, Refusal};
+use crate::core::verdict::Code;
+use crate::pg::error::Error;
+use crate::pg::gate::identity;
+use crate::pg::raw::call::sql_function;
+use crate::pg::raw::options;
+use crate::pg::raw::types::{Array, JsonValue, Str, Text};
+use crate::pg::settings;
 
 sql_function! {
     /// `{subject, user_id, tenant_id, scopes, tier, malformed}`: `malformed` names the claims that have
@@ -69,8 +70,10 @@ sql_function! {
     /// Every refusal, as the reference documents them.
     fn refusals() -> JsonValue {
         let kinds = Kind::ALL.iter().map(|kind| {
+            let code = Code::ALL.iter().find(|code| code.as_str() == kind.name);
             json!({
                 "name": kind.name,
+                "verdict": code.map(|code| code.message()),
                 "sqlstate": kind.sqlstate,
                 "status": kind.status,
                 "code": kind.code,

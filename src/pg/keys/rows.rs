@@ -2,11 +2,11 @@
 
 use std::cell::RefCell;
 
-use super::raw::relation::{Version, relation};
-use super::raw::scan::{self, Scan};
-use super::raw::types::{Array, Bool, Bytea, Inet, Int4, Jsonb, Text, Timestamp, Uuid};
 use crate::core::handle::Handle;
 use crate::core::scan::Cursor;
+use crate::pg::raw::relation::{Version, relation};
+use crate::pg::raw::scan::{self, Scan};
+use crate::pg::raw::types::{Array, Bool, Bytea, Inet, Int4, Jsonb, Text, Timestamp, Uuid};
 
 relation! {
     /// The table of keys.

@@ -3,22 +3,22 @@
 
 use uuid::Uuid;
 
-use super::error::{Error, OrRaise};
-use super::memory::{self, Counter, State, Table};
-use super::raw::call::sql_function;
-use super::raw::jsonb;
-use super::raw::like::is_like;
-use super::raw::relation::relation;
-use super::raw::scan::{Row, Scan};
-use super::raw::server;
-use super::raw::types::{Int4, Int8, Jsonb, Text};
-use super::rows::{self, Keys};
 use crate::core::gcra::Rate;
 use crate::core::jsonb::{Value, object};
 use crate::core::memo::Tag;
 use crate::core::refusal::{Standing, seconds};
 use crate::core::subject::Subject;
 use crate::core::table::Full;
+use crate::pg::error::{Error, OrRaise};
+use crate::pg::keys::rows::{self, Keys};
+use crate::pg::memory::{self, Counter, State, Table};
+use crate::pg::raw::call::sql_function;
+use crate::pg::raw::jsonb;
+use crate::pg::raw::like::is_like;
+use crate::pg::raw::relation::relation;
+use crate::pg::raw::scan::{Row, Scan};
+use crate::pg::raw::server;
+use crate::pg::raw::types::{Int4, Int8, Jsonb, Text};
 
 relation! {
     /// The table of the definitions.

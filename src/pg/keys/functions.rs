@@ -1,19 +1,18 @@
-//! Helpers of sql/20_keys.sql: the text of a key, its secret and its hash.
+//! Helpers of sql/20_keys.sql and sql/21_issue.sql: the text of a key, its secret and its state.
 
-use rand::rngs::SysRng;
-
-use super::error::OrRaise;
-use super::foreign;
-use super::hash_slots::HashSlot;
-use super::memory::{self, WorkArea};
-use super::raw::call::sql_function;
-use super::raw::server;
-use super::raw::spi::{self, Mode};
-use super::raw::types::{Array, Bool, Int4, Int8, Jsonb, Str, Text, Timestamp, Uuid, oid};
-use super::settings;
 use crate::core::jsonb::object;
+use crate::core::legacy::{self, Stage};
 use crate::core::verdict::Validity;
-use crate::core::{hash, hash::HashError, key, scope};
+use crate::core::{key, scope};
+use crate::pg::error::OrRaise;
+use crate::pg::foreign;
+use crate::pg::hashing::secret::{hash_secret, operating_system_rng};
+use crate::pg::hashing::slots::HashSlot;
+use crate::pg::memory;
+use crate::pg::raw::call::sql_function;
+use crate::pg::raw::server;
+use crate::pg::raw::spi::{self, Mode};
+use crate::pg::raw::types::{Array, Bool, Int4, Int8, Jsonb, Str, Text, Timestamp, Uuid, oid};
 
 sql_function! {
     /// A key as it may be shown.
@@ -46,6 +45,16 @@ sql_function! {
             ("secret_hash", hash.as_bytes().into()),
         ]);
         Some(minted.or_raise())
+    }
+
+    /// How far a stored hash is on its way to argon2id of the text itself: bare, wrapped or own.
+    fn hash_stage(stored: Str) -> Str {
+        Stage::of(stored).as_str().to_owned()
+    }
+
+    /// Whether the secret of this version is the text that an imported key came with.
+    fn is_legacy_secret(scheme: Option<Text>, version: Option<Int4>) -> Bool {
+        legacy::is_legacy_secret(scheme.is_some(), version.unwrap_or(0).into())
     }
 
     /// The state of a key at this moment.
@@ -86,22 +95,4 @@ sql_function! {
             })
         })
     }
-}
-
-/// Ends a hash, and what it is for, if the query was cancelled.
-pub fn checkpoint() {
-    server::check_for_interrupts();
-}
-
-/// The PHC string of a secret under today's cost. The caller has room to hash.
-///
-/// # Errors
-/// `HashError::Cost` if argon2 refuses the settings.
-pub fn hash_secret(secret: &[u8]) -> Result<String, HashError> {
-    hash::hash(secret, settings::argon2_cost(), &mut operating_system_rng(), WorkArea::new)
-}
-
-/// The operating system's generator. Should it ever fail, the call that asked fails (XX000).
-pub fn operating_system_rng() -> impl rand::CryptoRng {
-    rand::rand_core::UnwrapErr(SysRng)
 }

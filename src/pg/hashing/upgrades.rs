@@ -4,14 +4,14 @@
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::keys::hash_secret;
-use super::memory::{State, key_ref};
-use super::raw::server;
-use super::settings;
 use crate::core::handle::Handle;
 use crate::core::upgrade::Upgrade;
 use crate::core::usage::KeyRef;
 use crate::core::{hash, legacy};
+use crate::pg::hashing::secret::hash_secret;
+use crate::pg::memory::{State, key_ref};
+use crate::pg::raw::server;
+use crate::pg::settings;
 
 /// Whether a known secret should be hashed once more: its stored hash is a legacy one, and nothing
 /// is on its way to replace it (an aborted import, a flush that failed).

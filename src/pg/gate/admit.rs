@@ -6,22 +6,23 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use uuid::Uuid;
 
-use super::error::{Error, OrRaise};
-use super::identity::{self, Identity};
-use super::limits::{Limit, Per};
-use super::raw::call::sql_function;
-use super::raw::inet::Inet;
-use super::raw::options::{get as setting, set};
-use super::raw::types::{Bool, Jsonb, Text};
-use super::rows::Keys;
-use super::settings;
-use super::verify::{self, ProvenKey, Question};
 use crate::core::claims::Claims;
 use crate::core::headers::Headers;
 use crate::core::jsonb::object;
 use crate::core::refusal::{Kind, Refusal};
 use crate::core::subject::Subject;
 use crate::core::verdict::Code;
+use crate::pg::error::{Error, OrRaise};
+use crate::pg::gate::identity::{self, Identity};
+use crate::pg::gate::limits::{Limit, Per};
+use crate::pg::keys::rows::Keys;
+use crate::pg::raw::call::sql_function;
+use crate::pg::raw::inet::Inet;
+use crate::pg::raw::options::{get as setting, set};
+use crate::pg::raw::types::{Bool, Jsonb, Text};
+use crate::pg::settings;
+use crate::pg::verify::answer::{self, Question};
+use crate::pg::verify::prove::ProvenKey;
 
 sql_function! {
     /// NULL, or the texts of a refusal.
@@ -98,7 +99,7 @@ fn check_place() -> Result<(), Refusal> {
 
 /// The role of a key, and what `verify_api_key` says of it: a jsonb without its length.
 fn verified(text: &str, requester: &mut Requester) -> Result<(String, Vec<u8>), Refusal> {
-    let answer = verify::answer(Question {
+    let answer = answer::answer(Question {
         text: Some(text.as_bytes()),
         client_ip: requester.client.and_then(Inet::from_ip),
         ..Question::default()
@@ -149,7 +150,7 @@ impl Requester {
         self.user_id = key.row.get(Keys::USER_ID);
         self.tenant_id = key.row.get(Keys::TENANT_ID);
         self.tier = key.row.get(Keys::TIER).map(text);
-        self.scopes = Some(verify::scopes(&key.row).into_iter().flatten().map(text).collect());
+        self.scopes = Some(answer::scopes(&key.row).into_iter().flatten().map(text).collect());
     }
 
     /// What PostgREST has read from the token of the request.

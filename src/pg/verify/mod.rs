@@ -1,0 +1,5 @@
+//! Verifying a key.
+
+pub mod answer;
+mod functions;
+pub mod prove;
