@@ -395,7 +395,7 @@ SELECT api_key.install_compat(profile, 'Regress "Odd')
 SELECT count(*) AS tied FROM pg_depend
 WHERE classid = 'pg_proc'::regclass AND deptype = 'x' AND refobjid = (SELECT oid FROM pg_extension
     WHERE extname = 'api_key');
-LOCK TABLE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.audit_log;
+LOCK TABLE api_key_internal.audit_log, api_key_internal.keys, api_key_internal.key_usage;
 SAVEPOINT before_drop;
 DROP EXTENSION api_key;
 SELECT pronamespace::regnamespace AS schema, proname FROM pg_proc

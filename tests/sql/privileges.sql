@@ -45,7 +45,7 @@ ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO regress_nobody;
 ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO regress_nobody;
 ALTER DEFAULT PRIVILEGES GRANT USAGE ON TYPES TO regress_nobody;
 -- In the order in which the worker locks, so that the two cannot deadlock.
-LOCK TABLE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.audit_log;
+LOCK TABLE api_key_internal.audit_log, api_key_internal.keys, api_key_internal.key_usage;
 DROP EXTENSION api_key CASCADE;
 CREATE EXTENSION api_key;
 SELECT * FROM granted ORDER BY object, grantee;

@@ -197,7 +197,7 @@ SELECT api_key.verify_api_key(k) ->> 'code' AS code FROM unnest(ARRAY[:'plain', 
 BEGIN;
 SET LOCAL client_min_messages = error;
 -- In the order in which the worker locks, so that the two cannot deadlock.
-LOCK TABLE api_key_internal.key_usage, api_key_internal.keys, api_key_internal.audit_log;
+LOCK TABLE api_key_internal.audit_log, api_key_internal.keys, api_key_internal.key_usage;
 DROP EXTENSION api_key CASCADE;
 CREATE EXTENSION api_key;
 SELECT api_key.verify_api_key(:'plain') ->> 'code' AS code;
