@@ -5,5 +5,5 @@
 -- PostgreSQL grants by default, `setup_postgrest` grants to roles.
 CREATE SCHEMA api_key;
 CREATE SCHEMA api_key_internal;
-COMMENT ON SCHEMA api_key_internal IS 'Tables and helpers of the extension api_key. Nobody but its owner has a privilege here.';
+COMMENT ON SCHEMA api_key_internal IS 'Tables and helpers of the extension api_key. Only its owner has privileges here.';
 COMMENT ON SCHEMA api_key IS 'API keys: what callers may call.';

@@ -43,7 +43,7 @@ one registered scope of that resource; admin needs none.
 
 Errors: 22023.$$;
 
--- Nobody gives a key, or takes over one, that may do more than they may.
+-- A caller cannot give a key, or take one over, that may do more than the caller.
 CREATE FUNCTION api_key_internal.check_grantable(p_scopes text[], p_caller api_key_internal.caller)
 RETURNS void
 LANGUAGE plpgsql STABLE

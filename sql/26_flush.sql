@@ -170,7 +170,7 @@ statement sees them.
 
 Errors: 55000 on a standby or without preloading, 58000 if the worker failed; see api_key.stats.$$;
 
--- A standby cannot write. What it has counted is carried to the primary by these two, or written
+-- A standby cannot write. Its counts are carried to the primary by these two, or written
 -- when it is promoted.
 CREATE FUNCTION api_key.export_usage() RETURNS jsonb
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'export_usage';

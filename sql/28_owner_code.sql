@@ -238,7 +238,7 @@ BEGIN
     END IF;
     IF v_other IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = p_sqlstate, MESSAGE = p_message,
-            DETAIL = format('Whoever reads %s reads %s, which belongs to another role: its code would run with the rights of the wrong one.',
+            DETAIL = format('A query of %s also reads %s, which belongs to another role: its code would run with the rights of the wrong one.',
                 p_table, v_other),
             HINT = 'Have one role own them: ALTER TABLE or VIEW ... OWNER TO ...';
     END IF;

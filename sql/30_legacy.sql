@@ -1,4 +1,4 @@
--- Keys that come from elsewhere with a hash of another kind. What is stored of it, and how it is
+-- Keys that come from elsewhere with a hash of another kind. How it is stored and
 -- found, is in src/core/legacy.rs and src/pg/legacy.rs.
 CREATE UNIQUE INDEX keys_lookup_handle ON api_key_internal.keys (lookup_handle)
     WHERE lookup_handle IS NOT NULL;

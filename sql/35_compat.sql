@@ -56,7 +56,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.members IS 'Returns an expression for these members of v_answer.';
 
--- audience: who may call it, namely whoever may call that function of api_key. What the original
+-- audience: it may be called by those who may call that function of api_key. What the original
 -- answers to a miss, each answers: no row, NULL or false where callers test the answer itself, an object
 -- where they test a member of it.
 CREATE FUNCTION api_key_internal.compat_definitions(p_prefix text)
@@ -144,7 +144,7 @@ BEGIN
     RETURN QUERY SELECT k.key_id, k.name::varchar, k.tier::varchar, k.created_at
         FROM api_key.verify_api_key_row(input_api_key) AS k;
 END $body$),
-    -- Whatever its one member is called is the key. Nobody knows what its callers test.
+    -- The key is its one member, under any name. Nobody knows what its callers test.
     ('any_name', 'verify_api_key_hash', 'jsonb', 'jsonb', 'STABLE', s.verify, $body$
 DECLARE
     v_values text[];

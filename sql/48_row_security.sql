@@ -1,4 +1,4 @@
--- What isolate_tenants and protect_resource have in common.
+-- The common part of isolate_tenants and protect_resource.
 
 -- The state before either came, in a table and not in comments: the text of a default is executed
 -- when it comes back, and the owner of a table may comment on it what he likes.
@@ -148,7 +148,7 @@ BEGIN
     -- A partition that the owner adds clones the triggers.
     EXECUTE format('GRANT EXECUTE ON FUNCTION api_key_internal.check_references(), api_key_internal.lock_moved_row() TO %s',
         (SELECT relowner::regrole FROM pg_class WHERE oid = p_table));
-    -- Whoever executes the policies executes these too.
+    -- Roles that execute the policies execute these too.
     FOR v_role IN
         SELECT relowner FROM pg_class WHERE oid = p_table
         UNION
@@ -219,7 +219,7 @@ BEGIN
     END LOOP;
     DELETE FROM api_key_internal.guarded_tables AS g WHERE g."table" = p_table
     RETURNING * INTO v_before;
-    -- What is not known stays closed.
+    -- An unknown rule stays closed.
     EXECUTE format('ALTER TABLE %s %s ROW LEVEL SECURITY, %s FORCE ROW LEVEL SECURITY', p_table,
         CASE WHEN v_before.was_enabled IS FALSE THEN 'DISABLE' ELSE 'ENABLE' END,
         CASE WHEN v_before.was_forced IS FALSE THEN 'NO' END);

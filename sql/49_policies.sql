@@ -56,7 +56,7 @@ AS $$
     SELECT coalesce(jsonb_object_agg(polname, jsonb_build_array(
         CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, polcmd, polroles = '{0}',
         api_key_internal.one_line(pg_get_expr(polqual, polrelid)),
-        -- Whatever the table is called today. Unlike %L, PostgreSQL doubles no backslashes here.
+        -- By the name that the table has today. Unlike %L, PostgreSQL doubles no backslashes here.
         replace(api_key_internal.one_line(pg_get_expr(polwithcheck, polrelid)),
                 api_key_internal.one_line(format('''%s''::regclass', replace(p_table::text, '''', ''''''))),
                 'the table'))), '{}')
@@ -145,7 +145,7 @@ DECLARE
 BEGIN
     IF v_names IS NOT NULL THEN
         RAISE WARNING USING MESSAGE = format('unique indexes of %s tell which values others have', p_table),
-            DETAIL = format('Whoever writes a value that is taken is told so (23505): %s.', v_names),
+            DETAIL = format('A writer of a value that is taken is told so (23505): %s.', v_names),
             HINT = 'Add the tenant, or the owner, to them, or grant INSERT and UPDATE on the other columns only.';
     END IF;
     IF p_ways -> 'views' <> '[]' THEN

@@ -10,7 +10,7 @@ CREATE TABLE api_key_internal.resources (
     owner name,
     -- The columns that it reads.
     public_columns name[],
-    -- What the table was called.
+    -- The name of the table then.
     name text NOT NULL,
     protected boolean NOT NULL DEFAULT false,
     -- Whether there are permissive policies of ours.
@@ -157,7 +157,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_owner oid := (SELECT relowner FROM pg_class WHERE oid = p_resource."table");
-    -- Who sees past policies, or may administer keys, lends that to nobody's condition.
+    -- A caller that sees past policies, or may administer keys, does not lend that to a condition.
     v_role oid := (SELECT CASE WHEN r.rolsuper OR r.rolbypassrls
             OR has_function_privilege(r.oid, 'api_key.define_tier(text, integer, text)', 'EXECUTE')
             THEN v_owner ELSE r.oid END
@@ -283,7 +283,7 @@ BEGIN
     PERFORM api_key_internal.check_table(p_table);
     PERFORM api_key_internal.check_one_owner(p_table, '22023', 'invalid p_table');
     PERFORM api_key_internal.check_column('p_id_column', p_table, p_id_column, false);
-    -- What makes an id of a text runs with the rights of others.
+    -- The conversion of a text to an id runs with the rights of others.
     IF NOT EXISTS (SELECT FROM pg_attribute AS a
                    WHERE a.attrelid = p_table AND a.attname = p_id_column AND api_key_internal.is_id_type(a.atttypid))
     THEN
@@ -383,7 +383,7 @@ DECLARE
     v_rule text;
     v_ways jsonb;
     v_result jsonb;
-    -- What was permitted by us before stays so, whatever policies the application has added since.
+    -- Permissive policies of ours stay, whatever policies the application has added since.
     v_permit boolean := api_key_internal.own_policies(v_table) = '{}'
         OR 'api_key_resource_select' = ANY (api_key_internal.our_policies(v_table, 'resource'))
         OR v_resource.permits;

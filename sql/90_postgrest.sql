@@ -117,7 +117,7 @@ You may call it again at any time.
 
 Errors: 55000 a role is missing, 42501 if you are not the owner of the extension.$$;
 
--- Nobody but the owner may do anything before setup_postgrest: neither PUBLIC, to whom PostgreSQL
+-- Only the owner may do anything before setup_postgrest: neither PUBLIC, to whom PostgreSQL
 -- grants EXECUTE on functions and USAGE on types, nor roles that ALTER DEFAULT PRIVILEGES names.
 DO $$
 DECLARE

@@ -127,7 +127,7 @@ mod tests {
             prop_assert_eq!(parse(&setting.string(&output)), Some((setting, output)));
         }
 
-        /// What is read here, that one reads too, and the other way round within the costs there are.
+        /// Both implementations read the same hashes, within the costs that are allowed here.
         #[test]
         fn reads_what_another_implementation_reads(
             variant in "2[abxyc]",

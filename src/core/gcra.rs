@@ -12,7 +12,7 @@ pub struct Rate {
 
 impl Rate {
     /// `limit` requests in `period`, of which `burst` may come at once. Values below 1 count as 1.
-    /// What does not divide evenly is rounded so that not more get through.
+    /// A period that does not divide evenly is rounded so that no more get through.
     #[must_use]
     pub fn new(limit: u32, period: i64, burst: u32) -> Self {
         let limit = i64::from(limit.max(1));

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 
-/// What a process wants to hash for.
+/// The purpose for which a process wants to hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// One key: it is issued, or a text names it.
@@ -244,7 +244,7 @@ mod tests {
     }
 
     proptest! {
-        // Whatever comes and goes: never more than there are slots, never more scans than their
+        // In every order of arrivals and departures: never more than there are slots, never more scans than their
         // share, nobody overtakes, and nobody waits while there is a slot that it may have.
         #[test]
         fn slots_are_neither_exceeded_nor_wasted(

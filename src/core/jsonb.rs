@@ -7,7 +7,7 @@
 
 use uuid::Uuid;
 
-/// What a member of an object can be.
+/// The value of a member of an object.
 pub enum Value<'a> {
     /// null.
     Null,
@@ -69,7 +69,7 @@ const TRUE: u32 = 0x3000_0000;
 const NULL: u32 = 0x4000_0000;
 const CONTAINER: u32 = 0x5000_0000;
 const IS_END: u32 = 0x8000_0000;
-/// What is left of an entry for a length.
+/// The bits of an entry that hold a length.
 const LONGEST: usize = 0x0fff_ffff;
 /// Each so many entries, an end is told.
 const STRIDE: usize = 32;
@@ -187,7 +187,7 @@ mod tests {
         object(members).ok().map(|bytes| base16ct::lower::encode_string(&bytes))
     }
 
-    /// What PostgreSQL 15 made of the same JSON text, read with pageinspect's `heap_page_items`
+    /// The bytes that PostgreSQL 15 makes of the same JSON text, read with pageinspect's `heap_page_items`
     /// and without the varlena header.
     #[test]
     fn objects_are_as_postgresql_keeps_them() {

@@ -23,7 +23,7 @@ const TAIL: usize = ID_DIGITS + SECRET_DIGITS + CHECKSUM_DIGITS;
 /// The longest prefix, its underscore included.
 const MAX_PREFIX: usize = 32;
 
-/// What makes a text not the text of a key. It holds nothing of the text.
+/// The text is not that of a key. The error holds nothing of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not the text of a key")]
 pub struct Malformed;

@@ -1,6 +1,6 @@
 //! Hashes that keys bring along from elsewhere, and how a text is checked against them.
 //!
-//! What is stored says how it was made, so that one column keeps every kind:
+//! The stored text says how it was made, so that one column keeps every kind:
 //!
 //! | stored | meaning |
 //! | --- | --- |

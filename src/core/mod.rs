@@ -1,4 +1,4 @@
-//! What the extension knows: formats, hashes, decisions, algorithms.
+//! The knowledge of the extension: formats, hashes, decisions, algorithms.
 //!
 //! Nothing here knows of PostgreSQL. Time, randomness and keys come as arguments, so that plain
 //! `cargo test`, property tests and fuzzers reach all of it.

@@ -1,4 +1,4 @@
-//! What a refused HTTP request is answered, in the form in which PostgREST takes it
+//! Refusals of requests and commands. An HTTP request is answered in the form in which PostgREST takes it
 //! (SQLSTATE PGRST: <https://docs.postgrest.org/en/v12/references/errors.html>).
 
 use serde_json::json;
@@ -287,7 +287,7 @@ impl Refusal {
 pub struct Standing<'a> {
     /// Name of the limit.
     pub name: &'a str,
-    /// What it allows, in microseconds.
+    /// The rate that it allows, in microseconds.
     pub rate: Rate,
     /// Its state.
     pub arrival: i64,

@@ -38,7 +38,7 @@ impl Cursor {
     }
 }
 
-/// What is remembered of the search for one text. Times are in microseconds.
+/// The memory of the search for one text. Times are in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// The last candidate that was tried; all up to it do not match.
@@ -61,7 +61,7 @@ impl Progress {
         Self { tried: None, hashes: 0, spent_until: 0, expires_at: now + KEPT }
     }
 
-    /// What the next call is, given what is remembered of its text.
+    /// The purpose of the next call with a text, by what is remembered of it.
     #[must_use]
     pub fn purpose(remembered: Option<Self>, now: i64) -> Purpose {
         match remembered {

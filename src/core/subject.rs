@@ -1,4 +1,4 @@
-//! What rate limits count under.
+//! The subjects that rate limits count.
 
 use std::hash::{Hash, Hasher};
 

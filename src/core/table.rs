@@ -14,7 +14,7 @@ use super::vacant::{AtomicI64, AtomicU32, AtomicU64, END, Vacant, link_to, place
 /// A place for an entry.
 pub type Slot<K, V> = Option<(K, V)>;
 
-/// What a table keeps.
+/// A value that a table keeps.
 pub trait Value: Copy {
     /// The time from which on the entry says no more than its absence would: then it may give its
     /// place to another. Never, if not said otherwise.
@@ -72,7 +72,7 @@ impl Shape {
 
 /// The memory of a table.
 pub struct Memory<'a, K, V> {
-    /// What is known of the vacant places: see [`Vacant`].
+    /// The head of the stack of vacant places: see [`Vacant`].
     pub vacant: &'a [AtomicU64; 2],
     /// For each shard a time before which none of its entries is stale.
     pub bounds: &'a [AtomicI64],
@@ -551,7 +551,7 @@ mod tests {
     }
 
     proptest! {
-        // Values are times from which an entry says nothing any more. What is not stale is never
+        // Values are times from which an entry says nothing any more. An entry that is not stale is never
         // lost, and there is no room only where all places are taken by what is not stale.
         #[test]
         fn only_stale_entries_give_way(

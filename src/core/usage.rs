@@ -21,7 +21,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// What one client has to itself: of IPv6 the /64 that a host is given (RFC 7934), in which it
+    /// The network that one client has to itself: of IPv6 the /64 that a host is given (RFC 7934), in which it
     /// has as many addresses as it wants; of IPv4, also written as IPv6, the address.
     #[must_use]
     pub fn network(self) -> Self {
@@ -77,7 +77,7 @@ impl Usage {
     }
 }
 
-/// What denials that are counted together have in common.
+/// The properties by which denials are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DenialKind {
     /// The database's oid.

@@ -30,7 +30,7 @@ impl<'a> Vacant<'a> {
         Self { top, count, links }
     }
 
-    /// Makes all places vacant. Nobody else works on them meanwhile.
+    /// Makes all places vacant. No other process may work on them meanwhile.
     pub fn fill(&self) {
         self.top.store(0, Relaxed);
         self.count.store(0, Relaxed);
@@ -149,7 +149,7 @@ mod tests {
                     let places: Vec<_> = (0..most).filter_map(|_| vacant.pop()).collect();
                     for place in places {
                         assert_eq!(memory.3[place].fetch_add(1, Relaxed), 0);
-                        // What a user writes into the link is no concern of the stack's.
+                        // The stack ignores what a user writes into the link.
                         memory.2[place].store(7, Relaxed);
                         memory.3[place].fetch_sub(1, Relaxed);
                         vacant.push(place);

@@ -161,11 +161,11 @@ pub struct KeyState<'a> {
     pub validity: Validity,
     /// The resource that it is bound to.
     pub resource_id: Option<&'a [u8]>,
-    /// What it may do.
+    /// The scopes that it has.
     pub scopes: &'a [&'a [u8]],
 }
 
-/// What is asked of the key.
+/// The question to the key.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The time of the question.

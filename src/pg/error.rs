@@ -7,7 +7,7 @@ use crate::core::hash::HashError;
 use crate::core::jsonb::TooLong;
 use crate::core::refusal::Kind;
 
-/// What can go wrong besides a caller's mistake. No variant holds a secret or a hash.
+/// Errors besides a caller's mistake. No variant holds a secret or a hash.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// argon2 refuses the settings.
@@ -67,7 +67,7 @@ pub enum Error {
     /// There is no rate limit of the name.
     #[error("invalid p_name")]
     NoSuchRateLimit,
-    /// What `check_rate_limit` is to count is NULL.
+    /// The subject of `check_rate_limit` is NULL.
     #[error("invalid p_subject")]
     NoSubject,
     /// How much `check_rate_limit` is to count is not a number of requests.

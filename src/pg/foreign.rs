@@ -14,7 +14,7 @@
 //! - `holds_for` (src/pg/resources.rs), for `authorize`;
 //! - `check_references` (src/pg/references.rs), which looks for the row that a foreign key refers to.
 //!
-//! What else is done to such a table with the rights of an administrator is DDL of our own text (row
+//! Everything else that is done to such a table with the rights of an administrator is DDL of our own text (row
 //! security, triggers, an index on a uuid, our default): PostgreSQL neither plans nor evaluates anything
 //! of the table for it. tests/sql/foreign_code.sql tries that, and fails when another function begins to
 //! execute text.

@@ -6,7 +6,7 @@ use crate::pg::raw::call::sql_function;
 use crate::pg::raw::types::{CString, Id};
 
 sql_function! {
-    /// The input function. What is no id may be the text of a key, so the error has nothing of it.
+    /// The input function. A text that is no id may be the text of a key, so the error repeats nothing of it.
     fn id_in(text: CString) -> Id {
         id::parse(text.to_bytes()).map_or_else(
             || Error::InvalidId.raise(),

@@ -9,7 +9,7 @@ use crate::pg::raw::lock;
 use crate::pg::raw::server;
 use crate::pg::raw::types::{Str, Uuid as UuidType, Void};
 
-/// What is locked. Each is held by one session at a time.
+/// A thing to lock. Each lock is held by one session at a time.
 #[derive(Hash)]
 pub enum Lock<'a> {
     /// The active keys of a user in a tier, in a database.

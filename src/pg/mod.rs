@@ -1,4 +1,4 @@
-//! What PostgreSQL is told: functions, index scans, shared memory, settings, errors.
+//! The border to PostgreSQL: functions, index scans, shared memory, settings, errors.
 //!
 //! It translates and holds no decisions. Unsafe code is in two rooms: `raw` and `memory`.
 
@@ -25,7 +25,7 @@ mod stats;
 mod usage;
 mod verify;
 
-/// What the library does when PostgreSQL loads it, with the server (`preloading`) or later.
+/// Called when PostgreSQL loads the library, with the server (`preloading`) or later.
 fn begin(preloading: bool) {
     settings::register(preloading);
     if preloading {

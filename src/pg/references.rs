@@ -30,7 +30,7 @@ use crate::pg::raw::{catalog, changes, context};
 /// The owner of the referenced table and the query that finds the row, both NULL where any row will do.
 const FIND_ROW: &CStr = c"SELECT owner, query FROM api_key_internal.reference_lookup($1)";
 
-/// What the query has besides the values of the key: tenant and user, what `verify_api_key` has
+/// Parameters of the query besides the values of the key: tenant and user, the answer that `verify_api_key` has
 /// answered, and whether the scope is admin.
 const IDENTITY: [Oid; 4] = [oid::<Uuid>(), oid::<Uuid>(), oid::<Jsonb>(), oid::<Bool>()];
 
@@ -239,7 +239,7 @@ impl InUse {
     }
 }
 
-/// What the catalog says.
+/// The answer of the catalog.
 enum Found {
     Open,
     By(Oid, CString),
@@ -279,7 +279,7 @@ fn prepared(
     Rule::Query { owner, text, plan }
 }
 
-/// What the error of a refused reference names.
+/// The names in the error of a refused reference.
 struct Names {
     table: String,
     constraint: String,

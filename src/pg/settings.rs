@@ -59,7 +59,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// What a backend takes for itself without preloading: about 100 kB.
+    /// The sizes that a backend takes for itself without preloading: about 100 kB.
     pub const fn of_a_backend() -> Self {
         Self {
             memo_entries: 4_096,
@@ -313,7 +313,7 @@ pub fn register(preloading: bool) {
         Sighup,
         hidden,
     );
-    // What sizes shared memory can be set only before there is any.
+    // Settings that size shared memory can be set only before there is any.
     if preloading {
         integer(
             c"api_key.memo_entries",

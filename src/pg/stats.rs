@@ -1,4 +1,4 @@
-//! What `api_key.stats` shows.
+//! The figures of `api_key.stats`.
 
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;

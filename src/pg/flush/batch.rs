@@ -1,4 +1,4 @@
-//! What a worker writes in one transaction.
+//! The part that a worker writes in one transaction.
 
 use serde::Serialize;
 use uuid::Uuid;

@@ -15,7 +15,7 @@ use crate::pg::raw::background;
 use crate::pg::raw::server;
 
 thread_local! {
-    /// What was taken out of memory and is not yet written.
+    /// Taken out of memory and not yet written.
     static IN_HAND: RefCell<Vec<Batch>> = const { RefCell::new(Vec::new()) };
     /// Keys of the batch that is being written whose rows others have locked: they wait for the next
     /// flush.

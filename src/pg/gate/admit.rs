@@ -131,7 +131,7 @@ fn path() -> String {
     if path.starts_with('/') { path.into_owned() } else { format!("/{path}") }
 }
 
-/// Who makes the request, as far as it is known.
+/// The maker of the request, as far as it is known.
 #[derive(Default)]
 struct Requester {
     client: Option<IpAddr>,
@@ -153,7 +153,7 @@ impl Requester {
         self.scopes = Some(answer::scopes(&key.row).into_iter().flatten().map(text).collect());
     }
 
-    /// What PostgREST has read from the token of the request.
+    /// Takes over what PostgREST has read from the token of the request.
     fn read_claims(&mut self) {
         // A claim that cannot be read gives nobody an identity; commands refuse it.
         let Ok(claims) = Claims::read(&setting(c"request.jwt.claims")) else { return };
@@ -163,7 +163,7 @@ impl Requester {
         self.scopes = claims.scopes.value();
     }
 
-    /// What policies written for tokens read.
+    /// The claims that policies written for tokens read.
     fn claims(&self, role: &str) -> String {
         let scopes = self.scopes.as_deref().unwrap_or_default();
         let mut claims = serde_json::json!({ "role": role, "scopes": scopes });
@@ -192,7 +192,7 @@ impl Requester {
         }
     }
 
-    /// What a limit counts this request under; `None` if it does not concern it.
+    /// The subject under which a limit counts this request; `None` if it does not concern it.
     fn subject(&self, limit: &Limit) -> Option<Subject> {
         if let Some(tier) = &limit.tier
             && self.tier.as_ref().is_none_or(|of| of.as_bytes() != tier)

@@ -1,8 +1,8 @@
-//! Who the current transaction acts as. It is kept in this process's memory, where no SQL reaches:
+//! The identity that the current transaction acts as. It is kept in this process's memory, where no SQL reaches:
 //! set by a key that was verified (src/pg/gate.rs), gone with the transaction or the
 //! subtransaction that set it.
 //!
-//! What functions return is a copy: a procedure keeps its arguments beyond a COMMIT of its own.
+//! Functions return a copy: a procedure keeps its arguments beyond a COMMIT of its own.
 
 use std::cell::RefCell;
 
@@ -15,7 +15,7 @@ use crate::pg::raw::context;
 use crate::pg::raw::transaction::{self, End, Subtransaction};
 use crate::pg::raw::types::{Array, Bool, Jsonb, Text};
 
-/// Who acts.
+/// An identity.
 pub struct Identity {
     /// The key; none for the bearer of a token.
     pub key_id: Option<Uuid>,
@@ -27,7 +27,7 @@ pub struct Identity {
     pub scopes: Option<Vec<String>>,
     /// Its tier.
     pub tier: Option<String>,
-    /// What `verify_api_key` has answered: a jsonb without its length.
+    /// The answer of `verify_api_key`: a jsonb without its length.
     pub api_key: Option<Vec<u8>>,
 }
 
@@ -65,7 +65,7 @@ pub fn is_set() -> bool {
     current(|_| Some(())).is_some()
 }
 
-/// What is asked of the identity of the transaction, if there is one.
+/// Asks the identity of the transaction, if there is one.
 pub fn current<R>(ask: impl FnOnce(&Identity) -> Option<R>) -> Option<R> {
     HELD.with_borrow(|held| held.last().and_then(|(_, identity)| ask(identity)))
 }
@@ -91,7 +91,7 @@ fn uuid(call: &Call<'_>, ask: impl FnOnce(&Identity) -> Option<Uuid>) -> Option<
 }
 
 sql_function! {
-    /// What `verify_api_key` has answered.
+    /// The answer of `verify_api_key`.
     fn current_api_key() -> Option<Jsonb> {
         current(|identity| identity.api_key.clone())
     }

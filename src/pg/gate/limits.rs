@@ -35,7 +35,7 @@ relation! {
     "rate_limits_pkey" on NAME;
 }
 
-/// What a limit of requests is counted by.
+/// The kind of subject that a limit counts requests by.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Per {
     /// Each key.
@@ -67,7 +67,7 @@ impl Per {
 pub struct Limit {
     /// Its name.
     pub name: String,
-    /// What it is counted by in requests; `None` if only `check_rate_limit` uses it.
+    /// The kind of subject in requests; `None` if only `check_rate_limit` uses it.
     pub per: Option<Per>,
     /// Only for keys of this tier.
     pub tier: Option<Vec<u8>>,
@@ -127,7 +127,7 @@ impl Limit {
         if self.per == Some(Per::Client) { &state.client_limits } else { &state.limits }
     }
 
-    /// What is counted under. The definition is part of it: another one begins anew, and
+    /// The subject to count under. The definition is part of it: another one begins anew, and
     /// transactions that still see the old one cannot spend what the new one allows. A key's owner
     /// is its user, who may have many.
     pub fn subject(&self, text: &[u8], owner: Option<Uuid>) -> Subject {
@@ -156,7 +156,7 @@ impl Limit {
         self.decide(|state, now| {
             self.counts(state).with_room(&subject, now, |table| {
                 let place = subject.place(table.neighbours(&subject), most_apart(state), now);
-                // What `check_rate_limit` has counted so far goes on here.
+                // The count that `check_rate_limit` has so far goes on here.
                 let so_far =
                     || state.check_limits.with(&place, |checks| checks.remove(&place)).unwrap_or(0);
                 table.entry_at(now, place, so_far, |arrival| {
@@ -210,7 +210,7 @@ impl Limit {
         })
     }
 
-    /// What `count` answers: a state, and whether requests were taken or how long to wait.
+    /// The answer of `count`: a state, and whether requests were taken or how long to wait.
     fn decide<T>(
         &self,
         count: impl FnOnce(&State, i64) -> Result<(i64, Result<T, i64>), Full>,

@@ -15,7 +15,7 @@ use crate::pg::raw::types::Text;
 pub struct Suspects<'a> {
     /// Rows that may be the key's.
     pub rows: Vec<Row>,
-    /// What has to match a stored hash: the secret part, or the whole text of a legacy key.
+    /// The text that has to match a stored hash: the secret part, or the whole text of a legacy key.
     pub secret: &'a [u8],
     /// Whether the text is that of a legacy key.
     pub legacy: bool,

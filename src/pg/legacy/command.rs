@@ -33,7 +33,7 @@ const GLANCE: Duration = Duration::from_millis(5);
 /// How long a process that was killed may take to end; one that waits for a disk may for ever.
 const DEATH: Duration = Duration::from_secs(1);
 
-/// What a command prints, of which `most` bytes are read, `within` a time.
+/// The output of a command, at most `most` bytes of it, `within` a time.
 ///
 /// An interrupt ends the wait. Then, and at the end of the command, what it has started in its
 /// process group ends too.

@@ -13,7 +13,7 @@ use crate::pg::raw::types::{Bool, JsonValue, Str, Text};
 use crate::pg::settings;
 
 sql_function! {
-    /// What is to be stored of a hash from elsewhere: `{scheme, stored, handle, imported}`, or NULL if it is
+    /// The credential to store for a hash from elsewhere: `{scheme, stored, handle, imported}`, or NULL if it is
     /// not a hash of the scheme. `scheme` NULL has it told by its form.
     fn legacy_credential(hash: Option<Text>, scheme: Option<Text>) -> Option<JsonValue> {
         let hash = hash?;

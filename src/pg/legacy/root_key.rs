@@ -29,7 +29,7 @@ use crate::pg::raw::server;
 use crate::pg::raw::types::Str;
 use crate::pg::settings;
 
-/// What the texts of legacy keys are looked up by.
+/// The key under which the texts of legacy keys are looked up.
 #[derive(Clone)]
 pub struct RootKey {
     mac: Hmac<Sha256>,
@@ -98,12 +98,12 @@ impl RootKey {
         self.handle(scheme.as_str(), digest)
     }
 
-    /// What a hash is known again by, should it be imported once more.
+    /// The handle by which a hash is recognised if it is imported once more.
     pub fn of_import(&self, stored: &str) -> Handle {
         self.handle("import", stored.as_bytes())
     }
 
-    /// What tells root keys apart, and tells nothing else of them.
+    /// A fingerprint: it tells root keys apart, and nothing else.
     pub fn fingerprint(&self) -> String {
         base16ct::lower::encode_string(&self.fingerprint)
     }
@@ -180,7 +180,7 @@ const PAUSE: i64 = 10_000_000;
 #[derive(Clone, Copy)]
 struct Command<'a>(&'a CommandStatus);
 
-/// What is wrong with a command.
+/// Reasons why a command failed.
 const REASONS: [&str; 5] = [
     "The command took too long, and was ended.",
     "The command cannot be run.",

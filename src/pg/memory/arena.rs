@@ -60,7 +60,7 @@ impl Arena {
         Self { backing, locks, taken: Extent { bytes: 0, locks: 0 } }
     }
 
-    /// What was taken so far.
+    /// The room that was taken so far.
     pub const fn taken(&self) -> Extent {
         self.taken
     }

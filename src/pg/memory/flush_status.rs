@@ -1,4 +1,4 @@
-//! What the launcher and its workers say of themselves, and what backends ask of them.
+//! The state of the launcher and its workers, and the requests of backends to them.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};

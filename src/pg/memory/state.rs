@@ -60,7 +60,7 @@ pub struct State {
     pub limits: Table<Subject, i64>,
     /// Rate limits of clients, who need no key to be many: they take no room from the others.
     pub client_limits: Table<Subject, i64>,
-    /// What `check_rate_limit` counts, by whatever subjects an application has.
+    /// Counts of `check_rate_limit`, by the subjects of an application.
     pub check_limits: Table<Subject, i64>,
     /// Searches for keys of texts among legacy keys that share their prefix.
     pub scans: Table<TextHandle, Progress>,

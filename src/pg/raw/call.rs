@@ -90,14 +90,14 @@ macro_rules! export {
 }
 pub(in crate::pg) use export;
 
-/// What `pg_finfo_…` tells PostgreSQL.
+/// The record that `pg_finfo_…` gives PostgreSQL.
 #[repr(transparent)]
 pub struct Convention(pg_sys::Pg_finfo_record);
 
 /// The only one there is.
 pub static CONVENTION: Convention = Convention(pg_sys::Pg_finfo_record { api_version: 1 });
 
-/// What a function is declared as.
+/// The declaration of a function.
 pub struct Signature {
     /// The types of its arguments.
     pub arguments: &'static [Declared],
@@ -116,7 +116,7 @@ impl<T: passing::Return> Return for T {}
 /// The argument as the body of a function sees it.
 pub type Taken<'a, T> = <T as passing::Argument>::Value<'a>;
 
-/// What the body of a function gives.
+/// The result as the body of a function gives it.
 pub type Given<T> = <T as passing::Return>::From;
 
 /// How an argument is declared.
@@ -136,7 +136,7 @@ pub struct Call<'a> {
     call: PhantomData<&'a ()>,
 }
 
-/// What a function gives PostgreSQL.
+/// The result that a function gives PostgreSQL.
 #[repr(transparent)]
 pub struct Result(Datum);
 

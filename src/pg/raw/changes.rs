@@ -1,4 +1,4 @@
-//! What PostgreSQL says of changes of relations: of every table, index, policy or partition that anybody
+//! Notices of PostgreSQL about changes of relations: of every table, index, policy or partition that anybody
 //! changes.
 
 use std::cell::{Cell, RefCell};

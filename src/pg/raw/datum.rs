@@ -24,7 +24,7 @@ pub trait Read: Named {
 
 /// A type that is made.
 pub trait Make: Named {
-    /// What it is made of.
+    /// The Rust value that it is made of.
     type From;
 
     /// Makes a value in the current memory context.

@@ -20,7 +20,7 @@ pub fn get(name: &CStr) -> String {
     }
 }
 
-/// Sets a setting until the end of the transaction, as `set_config` does. What has a NUL is no value of
+/// Sets a setting until the end of the transaction, as `set_config` does. A text with a NUL is no value of
 /// a setting, and sets nothing.
 pub fn set(name: &str, value: &str) {
     let Ok(value) = CString::new(value) else { return };

@@ -53,7 +53,7 @@ impl<T: Read> Argument for Option<T> {
 pub trait Return {
     /// Its declaration.
     const DECLARED: Declared;
-    /// What the body gives.
+    /// The result as the body gives it.
     type From;
 
     /// The datum of it; `None` for NULL.

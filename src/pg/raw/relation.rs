@@ -248,7 +248,7 @@ impl Layout {
         // SAFETY: by the caller's promise; `attrs` has `natts` columns, and an index, which stays as
         // long as the table is locked, has a first column.
         unsafe {
-            // What is no plain table has other ways to be read.
+            // Relations that are no plain tables are read in other ways.
             if (*(*table).rd_rel).relkind.cast_unsigned() != pg_sys::RELKIND_RELATION {
                 Error::OtherVersion(R::TABLE.missing).raise();
             }

@@ -97,7 +97,7 @@ impl<R> Drop for Row<R> {
     }
 }
 
-/// What a scan goes along.
+/// The table or index that a scan goes along.
 enum Way {
     Table(pg_sys::TableScanDesc),
     Index(pg_sys::IndexScanDesc),
@@ -106,7 +106,7 @@ enum Way {
 /// A mark of the table, and of the values that rows are looked for by.
 type Of<'v, R> = PhantomData<(fn() -> R, &'v ())>;
 
-/// What rows are looked for by: how a column compares with a value, which lives as long as `'v`.
+/// A condition that rows are looked for by: how a column compares with a value, which lives as long as `'v`.
 pub struct Condition<'v, R> {
     column: usize,
     comparison: Comparison,

@@ -1,4 +1,4 @@
-//! What functions are declared as in Rust, for tests/sql/signatures.sql, which creates this function for
+//! The declarations of functions in Rust, for tests/sql/signatures.sql, which creates this function for
 //! itself and compares its answers with the catalog.
 
 use std::ffi::{CStr, CString, c_void};

@@ -15,7 +15,7 @@ pub fn current() -> Subtransaction {
     Subtransaction(unsafe { pg_sys::GetCurrentSubTransactionId() })
 }
 
-/// What ends.
+/// The kind of end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// The transaction, however it does, after deferred triggers have run.

@@ -12,7 +12,7 @@ use super::value::Value;
 #[derive(Clone, Copy)]
 pub struct RowTrigger<'a>(&'a pg_sys::TriggerData);
 
-/// What a trigger function gives.
+/// The result of a trigger function.
 pub struct Outcome(Datum);
 
 impl Outcome {

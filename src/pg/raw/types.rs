@@ -19,7 +19,7 @@ impl<T: Read> SqlType for T {}
 pub trait Made: Make {}
 impl<T: Make> Made for T {}
 
-/// What a value of a type is made of.
+/// The Rust value that a value of a type is made of.
 pub type Source<T> = <T as Make>::From;
 
 /// The value of a type as Rust has it.

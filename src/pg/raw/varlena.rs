@@ -11,7 +11,7 @@ pub unsafe fn bytes<'a>(datum: Datum) -> &'a [u8] {
     // SAFETY: by the caller's promise a varlena; detoasting copies into the current context.
     unsafe {
         let mut varlena = datum.cast_mut_ptr();
-        // What pg_detoast_datum_packed asks too, but without the price of a call.
+        // pg_detoast_datum_packed asks the same, at the price of a call.
         if varatt_is_1b_e(varlena) || varatt_is_4b_c(varlena) {
             varlena = pg_sys::pg_detoast_datum_packed(varlena);
         }

@@ -1,4 +1,4 @@
-//! What verifies record. It writes to memory only.
+//! Records uses and denials, in memory only.
 
 use std::cell::Cell;
 

@@ -25,7 +25,7 @@ pub struct Question<'a> {
     pub resource_id: Option<&'a [u8]>,
 }
 
-/// What is known at the end: a proven key comes with every code after OVERLOADED.
+/// The outcome: a proven key comes with every code after OVERLOADED.
 pub struct Answer<'a> {
     /// VALID, or why not.
     pub code: Code,
