@@ -152,6 +152,28 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.check_key IS 'Refuses a key whose fields break a rule (22023).';
 
+CREATE FUNCTION api_key_internal.completed_key(p_key api_key_internal.keys)
+RETURNS api_key_internal.keys
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    p_key.updated_at := clock_timestamp();
+    p_key.created_at := coalesce(p_key.created_at, p_key.updated_at);
+    p_key.secret_version := 1;
+    p_key.enabled := coalesce(p_key.enabled, true);
+    p_key.name := coalesce(p_key.name, 'API Key');
+    p_key.tier := coalesce(p_key.tier, 'free');
+    p_key.environment := coalesce(p_key.environment, 'live');
+    p_key.kind := coalesce(p_key.kind, 'secret');
+    p_key.key_prefix := coalesce(p_key.key_prefix,
+        CASE p_key.kind WHEN 'secret' THEN 'sk_' ELSE 'pk_' END || p_key.environment || '_');
+    p_key.metadata := coalesce(p_key.metadata, '{}');
+    RETURN p_key;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.completed_key IS 'Gives a new key the defaults of all that is left out.';
+
 CREATE FUNCTION api_key_internal.check_expiry(p_expires_at timestamptz)
 RETURNS void
 LANGUAGE plpgsql STABLE

@@ -171,22 +171,18 @@ BEGIN
     END IF;
 
     v_key.key_id := coalesce(v_key.key_id, gen_random_uuid());
-    v_key.created_at := clock_timestamp();
-    v_key.updated_at := v_key.created_at;
-    v_key.secret_version := 1;
-    v_key.enabled := true;
-    v_key.name := coalesce(p_name, 'API Key');
-    v_key.tier := coalesce(p_tier, 'free');
-    v_key.environment := coalesce(p_environment, 'live');
-    v_key.kind := coalesce(p_kind, 'secret');
-    v_key.key_prefix := coalesce(p_prefix,
-        CASE v_key.kind WHEN 'secret' THEN 'sk_' ELSE 'pk_' END || v_key.environment || '_');
+    v_key.name := p_name;
+    v_key.tier := p_tier;
+    v_key.environment := p_environment;
+    v_key.kind := p_kind;
+    v_key.key_prefix := p_prefix;
     v_key.description := p_description;
     v_key.resource_id := p_resource_id;
     v_key.expires_at := p_expires_at;
     v_key.not_before := p_not_before;
     v_key.allowed_ips := p_allowed_ips;
-    v_key.metadata := coalesce(p_metadata, '{}');
+    v_key.metadata := p_metadata;
+    v_key := api_key_internal.completed_key(v_key);
     PERFORM api_key_internal.check_key(v_key);
     PERFORM api_key_internal.check_expiry(v_key.expires_at);
     PERFORM api_key_internal.check_tier(v_key.tier, v_caller);

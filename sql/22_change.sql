@@ -9,7 +9,6 @@ DECLARE
     v_new api_key_internal.keys := v_old;
     v_field text;
     v_value jsonb;
-    v_text text;
     v_type text;
     v_details jsonb;
 BEGIN
@@ -19,7 +18,6 @@ BEGIN
             'Pass only the fields that change, such as {"name": "CI"}.');
     END IF;
     FOR v_field, v_value IN SELECT key, value FROM jsonb_each(p_changes) LOOP
-        v_text := v_value #>> '{}';
         v_type := jsonb_typeof(v_value);
         IF NOT (CASE
             WHEN v_field IN ('name', 'tier') THEN v_type = 'string'
@@ -38,21 +36,7 @@ BEGIN
                 'Fields: name, tier (string); description, resource_id, expires_at, not_before (string or null); enabled (boolean); scopes (array of strings); allowed_ips (array of strings, or null); metadata (object).');
         END IF;
         BEGIN
-            CASE v_field
-                WHEN 'name' THEN v_new.name := v_text;
-                WHEN 'tier' THEN v_new.tier := v_text;
-                WHEN 'description' THEN v_new.description := v_text;
-                WHEN 'resource_id' THEN v_new.resource_id := v_text;
-                WHEN 'expires_at' THEN v_new.expires_at := v_text;
-                WHEN 'not_before' THEN v_new.not_before := v_text;
-                WHEN 'enabled' THEN v_new.enabled := v_text;
-                WHEN 'metadata' THEN v_new.metadata := v_value;
-                WHEN 'scopes' THEN
-                    v_new.scopes := ARRAY(SELECT jsonb_array_elements_text(v_value));
-                WHEN 'allowed_ips' THEN
-                    v_new.allowed_ips := CASE v_type WHEN 'array' THEN
-                        ARRAY(SELECT jsonb_array_elements_text(v_value)::inet) END;
-            END CASE;
+            v_new := jsonb_populate_record(v_new, jsonb_build_object(v_field, v_value));
         EXCEPTION WHEN data_exception THEN
             PERFORM api_key_internal.refuse_argument(v_field, 'Its text cannot be read.',
                 'Pass times as ISO 8601, addresses as 192.0.2.1 or 192.0.2.0/24.');

@@ -85,16 +85,9 @@ DECLARE
     v_detail text;
     v_hint text;
 BEGIN
-    v_key.name := coalesce(v_key.name, 'API Key');
-    v_key.tier := coalesce(v_key.tier, 'free');
+    -- The prefix is that of the text that a rotation gives it.
+    v_key := api_key_internal.completed_key(v_key);
     v_key.scopes := api_key_internal.checked_scopes(coalesce(v_key.scopes, '{}'), p_caller);
-    v_key.environment := coalesce(v_key.environment, 'live');
-    v_key.kind := coalesce(v_key.kind, 'secret');
-    -- Of the text that a rotation gives it.
-    v_key.key_prefix :=
-        CASE v_key.kind WHEN 'publishable' THEN 'pk_' ELSE 'sk_' END || v_key.environment || '_';
-    v_key.metadata := coalesce(v_key.metadata, '{}');
-    v_key.enabled := coalesce(v_key.enabled, true);
     IF p_scheme NOT IN ('md5', 'sha1', 'sha256', 'sha512', 'bcrypt', 'argon2', 'plaintext') THEN
         -- It is not repeated: it may be the hash, in the wrong place.
         RAISE EXCEPTION USING ERRCODE = '22023',
@@ -113,9 +106,6 @@ BEGIN
             HINT = 'Schemes: md5, sha1, sha256, sha512 (hexadecimal, base64, base64url), bcrypt, argon2 (PHC string), plaintext (1 to 512 bytes).';
     END IF;
     v_key.key_id := coalesce(v_key.key_id, gen_random_uuid());
-    v_key.secret_version := 1;
-    v_key.created_at := coalesce(v_key.created_at, clock_timestamp());
-    v_key.updated_at := clock_timestamp();
     v_key.legacy_scheme := v_credential ->> 'scheme';
     v_key.secret_hash := v_credential ->> 'stored';
     v_key.lookup_handle := decode(v_credential ->> 'handle', 'hex');

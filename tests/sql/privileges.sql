@@ -171,6 +171,7 @@ FROM unnest(ARRAY[
     'api_key_internal.grants(text[],text)',
     'api_key_internal.hash_stage(text)',
     'api_key_internal.is_legacy_secret(text,integer)',
+    'api_key_internal.completed_key(api_key_internal.keys)',
     'api_key_internal.is_request_by_key()',
     'api_key_internal.is_key_prefix(text)',
     'api_key_internal.is_label(text)',
