@@ -1,18 +1,32 @@
 -- The policies of isolate_tenants and protect_resource, and the ways past them.
+
+-- Of a row that is written, refuse_row and is_left_to decide where the rule does not hold.
+CREATE FUNCTION api_key_internal.policy_conditions(
+    p_table text, p_name text, p_kind text, p_command text, p_rule text, OUT reads text, OUT writes text)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN p_command <> 'INSERT' THEN p_rule END,
+        CASE WHEN p_command IN ('ALL', 'INSERT', 'UPDATE') THEN
+            format('CASE WHEN %s THEN true ELSE api_key.%I(%s, %L::name) END', p_rule,
+                CASE p_kind WHEN 'RESTRICTIVE' THEN 'refuse_row' ELSE 'is_left_to' END, p_table,
+                CASE WHEN p_name LIKE 'api\_key\_tenant%' THEN 'api_key_tenant'
+                     WHEN p_kind = 'RESTRICTIVE' THEN p_name ELSE p_name || '_only' END) END
+$$;
+COMMENT ON FUNCTION api_key_internal.policy_conditions IS 'Returns the conditions of a policy that applies a rule: on the rows that its command reads, and on those that it writes.';
+
 CREATE FUNCTION api_key_internal.make_policy(
     p_table regclass, p_name text, p_kind text, p_command text, p_rule text, p_owners_text boolean) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_else text := format('api_key.%I(%L, %L)', CASE p_kind WHEN 'RESTRICTIVE' THEN 'refuse_row' ELSE 'is_left_to' END, p_table,
-        CASE WHEN p_name LIKE 'api\_key\_tenant%' THEN 'api_key_tenant' WHEN p_kind = 'RESTRICTIVE' THEN p_name ELSE p_name || '_only' END);
-    v_policy text;
+    v_policy text := (
+        SELECT format('CREATE POLICY %I ON %s AS %s FOR %s %s %s', p_name, p_table, p_kind, p_command,
+            'USING (' || c.reads || ')', 'WITH CHECK (' || c.writes || ')')
+        FROM api_key_internal.policy_conditions(
+            quote_literal(p_table), p_name, p_kind, p_command, p_rule) AS c);
 BEGIN
-    v_policy := format('CREATE POLICY %I ON %s AS %s FOR %s %s %s',
-        p_name, p_table, p_kind, p_command,
-        CASE WHEN p_command <> 'INSERT' THEN format('USING (%s)', p_rule) END,
-        CASE WHEN p_command IN ('ALL', 'INSERT', 'UPDATE') THEN format('WITH CHECK (CASE WHEN %s THEN true ELSE %s END)', p_rule, v_else) END);
     IF p_owners_text THEN
         PERFORM api_key_internal.run_as_owner(p_table, v_policy);
     ELSE
@@ -54,7 +68,9 @@ SET quote_all_identifiers = off SET datestyle = 'ISO, YMD' SET timezone = 'UTC' 
 SET extra_float_digits = 1 SET bytea_output = 'hex' SET standard_conforming_strings = on
 AS $$
     SELECT coalesce(jsonb_object_agg(polname, jsonb_build_array(
-        CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, polcmd, polroles = '{0}',
+        CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+        CASE polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
+        polroles = '{0}',
         api_key_internal.one_line(pg_get_expr(polqual, polrelid)),
         -- By the name that the table has today. Unlike %L, PostgreSQL doubles no backslashes here.
         replace(api_key_internal.one_line(pg_get_expr(polwithcheck, polrelid)),

@@ -82,16 +82,32 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.default_owner IS 'Returns the role as which the default of a column may be set again; NULL if there is none.';
 
+-- The rule is as PostgreSQL writes it, so that it can be compared. In a subquery the tenant is asked for
+-- once a statement, not once a row, and scans stay parallel. Without a key it is NULL, and nothing is seen.
+CREATE FUNCTION api_key_internal.tenant_policies(p_column name, p_permits boolean)
+RETURNS TABLE (name text, kind text, command text, rule text)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.name, p.kind, p.command,
+           format('(%I = ( SELECT api_key.current_tenant_id() AS current_tenant_id))', p_column)
+    FROM (VALUES
+        -- Restrictive: whatever policies there are besides, no other tenant's row gets through.
+        ('api_key_tenant', 'RESTRICTIVE', 'ALL'),
+        ('api_key_tenant_select', 'PERMISSIVE', 'SELECT'),
+        ('api_key_tenant_insert', 'PERMISSIVE', 'INSERT'),
+        ('api_key_tenant_update', 'PERMISSIVE', 'UPDATE'),
+        ('api_key_tenant_delete', 'PERMISSIVE', 'DELETE')) AS p (name, kind, command)
+    WHERE p_permits OR p.kind = 'RESTRICTIVE'
+$$;
+COMMENT ON FUNCTION api_key_internal.tenant_policies IS 'Lists the policies of isolate_tenants for a column; the permissive ones only where an application has none of its own.';
+
 -- A table, or a part of p_whole, locked by the caller.
 CREATE FUNCTION api_key_internal.isolate(p_table regclass, p_column name, p_whole regclass) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    -- In a subquery it is asked once a statement, not once a row, and leaves scans parallel. Without
-    -- a key it is NULL, and nothing is seen.
-    v_own text := format('%I = (SELECT api_key.current_tenant_id())', p_column);
-    v_command text;
     v_default text;
     v_index name;
     -- A table that our policies permitted before stays so, whatever policies the application has added since.
@@ -111,14 +127,8 @@ BEGIN
     ON CONFLICT ("table") DO UPDATE SET "column" = excluded."column", name = excluded.name, permits = excluded.permits;
     PERFORM api_key_internal.guard(p_table);
     PERFORM api_key_internal.drop_policies(p_table, 'tenant');
-    -- Restrictive: whatever policies there are besides, no other tenant's row gets through.
-    PERFORM api_key_internal.make_policy(p_table, 'api_key_tenant', 'RESTRICTIVE', 'ALL', v_own, false);
-    IF v_permit THEN
-        FOREACH v_command IN ARRAY ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] LOOP
-            PERFORM api_key_internal.make_policy(
-                p_table, 'api_key_tenant_' || lower(v_command), 'PERMISSIVE', v_command, v_own, false);
-        END LOOP;
-    END IF;
+    PERFORM api_key_internal.make_policy(p_table, p.name, p.kind, p.command, p.rule, false)
+    FROM api_key_internal.tenant_policies(p_column, v_permit) AS p;
     PERFORM api_key_internal.watch_moves(p_table);
     EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I SET DEFAULT api_key.current_tenant_id()',
         p_table, p_column);
@@ -262,9 +272,8 @@ BEGIN
     END IF;
     PERFORM api_key_internal.lock_table(p_table);
     IF api_key_internal.isolated_by(p_table) IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_table',
-            DETAIL = format('%s is not isolated.', p_table),
-            HINT = 'Name a table that isolate_tenants was called for.';
+        PERFORM api_key_internal.refuse_argument('p_table', format('%s is not isolated.', p_table),
+            'Name a table that isolate_tenants was called for.');
     END IF;
     FOR v_part IN SELECT api_key_internal.parts(p_table) LOOP
         v_column := api_key_internal.isolated_by(v_part);

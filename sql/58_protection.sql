@@ -1,22 +1,16 @@
 -- Checks that the tables of isolate_tenants and protect_resource are still protected: tools that bring a
 -- schema up to date drop policies that they do not know, and new partitions have no policies yet.
 
-CREATE FUNCTION api_key_internal.tenant_policies(p_column name, p_permits boolean) RETURNS jsonb
+CREATE FUNCTION api_key_internal.tenant_definitions(p_column name, p_permits boolean) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT jsonb_object_agg(name, jsonb_build_array(kind, command, true,
-        CASE WHEN command <> 'a' THEN rule END,
-        CASE WHEN command IN ('*', 'a', 'w') THEN format('CASE WHEN %s THEN true ELSE %s END', rule, otherwise) END))
-    FROM api_key_internal.one_line(format('(%I = ( SELECT api_key.current_tenant_id() AS current_tenant_id))', p_column)) AS rule,
-        (VALUES ('api_key_tenant', 'RESTRICTIVE', '*'), ('api_key_tenant_select', 'PERMISSIVE', 'r'),
-                ('api_key_tenant_insert', 'PERMISSIVE', 'a'), ('api_key_tenant_update', 'PERMISSIVE', 'w'),
-                ('api_key_tenant_delete', 'PERMISSIVE', 'd')) AS p (name, kind, command),
-        format('api_key.%I(the table, ''api_key_tenant''::name)',
-               CASE kind WHEN 'RESTRICTIVE' THEN 'refuse_row' ELSE 'is_left_to' END) AS otherwise
-    WHERE p_permits OR kind = 'RESTRICTIVE'
+    SELECT jsonb_object_agg(p.name, jsonb_build_array(p.kind, p.command, true,
+        api_key_internal.one_line(c.reads), api_key_internal.one_line(c.writes)))
+    FROM api_key_internal.tenant_policies(p_column, p_permits) AS p,
+         api_key_internal.policy_conditions('the table', p.name, p.kind, p.command, p.rule) AS c
 $$;
-COMMENT ON FUNCTION api_key_internal.tenant_policies IS 'Returns the policies that isolate_tenants makes, in the form of policy_definitions.';
+COMMENT ON FUNCTION api_key_internal.tenant_definitions IS 'Returns the policies of isolate_tenants in the form of policy_definitions.';
 
 -- Checks the work of guard and watch_moves, and the policies.
 CREATE FUNCTION api_key_internal.missing(p_table regclass, p_kind text, p_policies jsonb) RETURNS SETOF text
@@ -103,7 +97,7 @@ BEGIN
                 SELECT format('default of %I', v_column)
                 WHERE api_key_internal.column_default(v_part, v_column) IS DISTINCT FROM 'api_key.current_tenant_id()'
                 UNION ALL
-                SELECT api_key_internal.missing(v_part, 'tenant', api_key_internal.tenant_policies(v_column,
+                SELECT api_key_internal.missing(v_part, 'tenant', api_key_internal.tenant_definitions(v_column,
                     CASE WHEN v_isolated."table" = v_part THEN v_isolated.permits
                          ELSE api_key_internal.own_policies(v_part) = '{}' END))
                 UNION ALL
@@ -160,7 +154,7 @@ BEGIN
             END IF;
             missing := missing || ARRAY(SELECT api_key_internal.missing(v_part, 'resource',
                 CASE WHEN v_part = v_resource."table" THEN v_resource.policies
-                     ELSE '{"api_key_resource_part": ["RESTRICTIVE", "*", true, "false", null]}' END));
+                     ELSE '{"api_key_resource_part": ["RESTRICTIVE", "ALL", true, "false", null]}' END));
             hint := CASE WHEN missing <> '{}'
                 THEN coalesce(v_define, format('SELECT api_key.protect_resource(%L);', v_resource.type)) END;
             RETURN NEXT;

@@ -247,6 +247,8 @@ FROM unnest(ARRAY[
     'api_key_internal.policy_definitions(regclass,text)',
     'api_key_internal.reference_lookup(oid)',
     'api_key_internal.resource_rule(api_key_internal.resources,boolean,text[])',
+    'api_key_internal.policy_conditions(text,text,text,text,text)',
+    'api_key_internal.tenant_definitions(name,boolean)',
     'api_key_internal.tenant_policies(name,boolean)',
     'api_key_internal.watch_moves(regclass)',
     'api_key_internal.wholes(regclass)',
