@@ -16,9 +16,9 @@ BEGIN
     IF p_batch_size IS NULL OR p_batch_size OPERATOR(pg_catalog.<) 1
         OR p_max_batches OPERATOR(pg_catalog.<) 1
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',
-            DETAIL = 'p_batch_size or p_max_batches is less than 1.',
-            HINT = 'CALL api_key.migrate_legacy_hashes();';
+        PERFORM api_key_internal.refuse_argument('arguments',
+            'p_batch_size or p_max_batches is less than 1.',
+            'CALL api_key.migrate_legacy_hashes();');
     END IF;
     INSERT INTO api_key_internal.migration_runs (started_at, updated_at, wrapped)
     VALUES (pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(), 0)

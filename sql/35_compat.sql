@@ -186,15 +186,15 @@ BEGIN
     IF NOT EXISTS (SELECT FROM api_key_internal.compat_definitions(NULL) AS d WHERE d.profile = p_profile)
         OR p_profile IS NULL
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_profile',
-            DETAIL = 'There is no such profile.',
-            HINT = 'SELECT DISTINCT profile FROM api_key.compat_profiles;';
+        PERFORM api_key_internal.refuse_argument('p_profile',
+            'There is no such profile.',
+            'SELECT DISTINCT profile FROM api_key.compat_profiles;');
     ELSIF p_schema IN ('api_key', 'api_key_internal') OR NOT EXISTS (
         SELECT FROM pg_namespace WHERE nspname = p_schema) OR p_schema IS NULL
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_schema',
-            DETAIL = 'There is no such schema, or it is the extension''s own.',
-            HINT = 'Name the schema where your callers expect the functions, such as public.';
+        PERFORM api_key_internal.refuse_argument('p_schema',
+            'There is no such schema, or it is the extension''s own.',
+            'Name the schema where your callers expect the functions, such as public.');
     END IF;
 END
 $$;
@@ -341,9 +341,9 @@ DECLARE
 BEGIN
     PERFORM api_key_internal.compat_check(p_profile, p_schema);
     IF NOT api_key_internal.is_key_prefix(p_prefix) THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_prefix',
-            DETAIL = 'It does not match ^[a-z][a-z0-9_]{0,30}_$',
-            HINT = 'Pass lower-case letters, digits and underscores, ending in an underscore.';
+        PERFORM api_key_internal.refuse_argument('p_prefix',
+            'It does not match ^[a-z][a-z0-9_]{0,30}_$',
+            'Pass lower-case letters, digits and underscores, ending in an underscore.');
     END IF;
     FOR v_definition IN
         SELECT d.* FROM api_key_internal.compat_definitions(p_prefix) AS d WHERE d.profile = p_profile

@@ -10,7 +10,7 @@ AS $$
         CASE WHEN p_command IN ('ALL', 'INSERT', 'UPDATE') THEN
             format('CASE WHEN %s THEN true ELSE api_key.%I(%s, %L::name) END', p_rule,
                 CASE p_kind WHEN 'RESTRICTIVE' THEN 'refuse_row' ELSE 'is_left_to' END, p_table,
-                CASE WHEN p_name LIKE 'api\_key\_tenant%' THEN 'api_key_tenant'
+                CASE WHEN starts_with(p_name, 'api_key_tenant') THEN 'api_key_tenant'
                      WHEN p_kind = 'RESTRICTIVE' THEN p_name ELSE p_name || '_only' END) END
 $$;
 COMMENT ON FUNCTION api_key_internal.policy_conditions IS 'Returns the conditions of a policy that applies a rule: on the rows that its command reads, and on those that it writes.';

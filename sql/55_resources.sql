@@ -80,9 +80,9 @@ DECLARE
 BEGIN
     SELECT * INTO v_resource FROM api_key_internal.resources WHERE type = p_type;
     IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid resource type',
-            DETAIL = 'There is no resource of this type.',
-            HINT = 'See the view api_key.resources, or define it with api_key.define_resource.';
+        PERFORM api_key_internal.refuse_argument('resource type',
+            'There is no resource of this type.',
+            'See the view api_key.resources, or define it with api_key.define_resource.');
     ELSIF api_key_internal.others_code(v_resource."table") IS NOT NULL THEN
         PERFORM api_key_internal.check_one_owner(v_resource."table", '55000',
             format('the table of the resource %s has changed', p_type));
@@ -257,9 +257,9 @@ BEGIN
         ORDER BY a.attnum);
     EXECUTE format('DROP POLICY api_key_condition ON %s', p_table);
 EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported THEN
-    RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_public_when',
-        DETAIL = format('It is no condition on a row of %s: %s.', p_table, SQLERRM),
-        HINT = 'Pass an expression as in WHERE, such as published AND NOT app.is_embargoed(id). Name functions with their schemas. A subquery belongs in a function.';
+    PERFORM api_key_internal.refuse_argument('p_public_when',
+        format('It is no condition on a row of %s: %s.', p_table, SQLERRM),
+        'Pass an expression as in WHERE, such as published AND NOT app.is_embargoed(id). Name functions with their schemas. A subquery belongs in a function.');
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.canonical_condition IS 'Returns a condition on the rows of a table as PostgreSQL writes it, and the columns that it reads; NULL for NULL. Raises 22023 if it is no condition.';
@@ -275,11 +275,7 @@ DECLARE
     v_protected boolean;
     v_public_columns name[];
 BEGIN
-    IF p_type IS NULL OR p_type !~ '^[A-Za-z0-9_.-]{1,63}$' THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_type',
-            DETAIL = 'A resource type is named by 1 to 63 of the characters A-Z a-z 0-9 _ . -',
-            HINT = 'Call define_resource with such a name, such as article.';
-    END IF;
+    PERFORM api_key_internal.check_label('p_type', p_type, 'A resource type');
     PERFORM api_key_internal.check_table(p_table);
     PERFORM api_key_internal.check_one_owner(p_table, '22023', 'invalid p_table');
     PERFORM api_key_internal.check_column('p_id_column', p_table, p_id_column, false);
@@ -287,9 +283,9 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute AS a
                    WHERE a.attrelid = p_table AND a.attname = p_id_column AND api_key_internal.is_id_type(a.atttypid))
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_id_column',
-            DETAIL = format('%s.%I is an array, a row or the like, or of a type that a role has made.', p_table, p_id_column),
-            HINT = 'Name a column of a type of PostgreSQL''s or of an extension, such as uuid, integer or text.';
+        PERFORM api_key_internal.refuse_argument('p_id_column',
+            format('%s.%I is an array, a row or the like, or of a type that a role has made.', p_table, p_id_column),
+            'Name a column of a type of PostgreSQL''s or of an extension, such as uuid, integer or text.');
     END IF;
     IF p_owner_column IS NOT NULL THEN
         PERFORM api_key_internal.check_column('p_owner_column', p_table, p_owner_column, true);
@@ -298,9 +294,9 @@ BEGIN
         PERFORM api_key_internal.check_column('p_tenant_column', p_table, p_tenant_column, true);
     END IF;
     IF api_key_internal.id_operator(p_table, p_id_column, p_tenant_column) IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_id_column',
-            DETAIL = format('No unique index finds one row of %s by it, or by it and the tenant.', p_table),
-            HINT = 'Name the primary key, or make a unique index.';
+        PERFORM api_key_internal.refuse_argument('p_id_column',
+            format('No unique index finds one row of %s by it, or by it and the tenant.', p_table),
+            'Name the primary key, or make a unique index.');
     END IF;
     IF p_public_when IS NOT NULL THEN
         PERFORM api_key_internal.lock_table(p_table);

@@ -5,9 +5,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF p_action IS NULL OR p_action NOT IN ('read', 'write', 'update', 'delete') THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_action',
-            DETAIL = 'It is none of read, write, update and delete.',
-            HINT = 'Pass one of them; write is update and delete.';
+        PERFORM api_key_internal.refuse_argument('p_action',
+            'It is none of read, write, update and delete.',
+            'Pass one of them; write is update and delete.');
     END IF;
 END
 $$;

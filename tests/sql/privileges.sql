@@ -227,6 +227,7 @@ FROM unnest(ARRAY[
     'api_key_internal.check_references()',
     'api_key_internal.lock_moved_row()',
     'api_key_internal.check_column(text,regclass,name,boolean)',
+    'api_key_internal.check_scheme(text,text)',
     'api_key_internal.check_table(regclass)',
     'api_key_internal.column_default(regclass,name)',
     'api_key_internal.default_owner(regclass,name,regclass)',
