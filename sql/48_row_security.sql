@@ -2,15 +2,31 @@
 
 -- The state before either came, in a table and not in comments: the text of a default is executed
 -- when it comes back, and the owner of a table may comment on it what he likes.
-CREATE TABLE api_key_internal.guarded_tables (
+CREATE TABLE api_key_internal.protected_tables (
     "table" regclass PRIMARY KEY,
-    was_enabled boolean NOT NULL,
-    was_forced boolean NOT NULL
+    -- Row security before; NULL if it is not known.
+    was_enabled boolean,
+    was_forced boolean,
+    -- What isolate_tenants changes besides; all NULL if only protect_resource was called. The column is
+    -- as it was called then: the policies know it by number, as long as they are there.
+    tenant_column name,
+    -- The name of the table; NULL for partitions, which may be dropped without notice.
+    name text,
+    -- Whether there are permissive policies of isolate_tenants.
+    permits boolean,
+    -- NULL if the column had none.
+    default_before text,
+    -- The role that wrote it; NULL if it calls code that belongs neither to its owner nor to a superuser.
+    default_owner name,
+    -- NULL if there was one. By its name, because a dump makes indexes after it has filled tables.
+    index_made name,
+    CHECK ((permits IS NULL) = (tenant_column IS NULL)),
+    CHECK (tenant_column IS NOT NULL OR num_nonnulls(name, default_before, default_owner, index_made) = 0)
 );
-COMMENT ON TABLE api_key_internal.guarded_tables IS 'The row security that tables had before isolate_tenants or protect_resource.';
+COMMENT ON TABLE api_key_internal.protected_tables IS 'Tables and partitions of isolate_tenants and protect_resource, as they were before.';
 -- Without tables that are gone, whose numbers would mean others in another database.
 SELECT pg_catalog.pg_extension_config_dump(
-    'api_key_internal.guarded_tables', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
+    'api_key_internal.protected_tables', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
 
 CREATE FUNCTION api_key_internal.is_request_by_key() RETURNS boolean
 LANGUAGE sql STABLE
@@ -134,10 +150,11 @@ DECLARE
     v_role oid;
 BEGIN
     IF api_key_internal.our_policies(p_table) = '{}' THEN
-        INSERT INTO api_key_internal.guarded_tables
+        INSERT INTO api_key_internal.protected_tables AS p ("table", was_enabled, was_forced)
         SELECT oid, relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = p_table
         -- Guarded before, and somebody has dropped the policies.
-        ON CONFLICT ("table") DO NOTHING;
+        ON CONFLICT ("table") DO UPDATE SET was_enabled = coalesce(p.was_enabled, excluded.was_enabled),
+            was_forced = coalesce(p.was_forced, excluded.was_forced);
     END IF;
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', p_table);
     -- A partition has its triggers from its table. Replaced, a trigger is enabled again.
@@ -202,7 +219,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_before api_key_internal.guarded_tables;
+    v_before api_key_internal.protected_tables;
     v_trigger name;
 BEGIN
     IF api_key_internal.our_policies(p_table) <> '{}' THEN
@@ -217,8 +234,11 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', v_trigger, p_table);
     END LOOP;
-    DELETE FROM api_key_internal.guarded_tables AS g WHERE g."table" = p_table
-    RETURNING * INTO v_before;
+    SELECT * INTO v_before FROM api_key_internal.protected_tables AS p WHERE p."table" = p_table;
+    -- Of tenants it stays registered, if somebody has dropped their policies.
+    UPDATE api_key_internal.protected_tables AS p SET was_enabled = NULL, was_forced = NULL
+    WHERE p."table" = p_table AND p.tenant_column IS NOT NULL;
+    DELETE FROM api_key_internal.protected_tables AS p WHERE p."table" = p_table AND p.tenant_column IS NULL;
     -- An unknown rule stays closed.
     EXECUTE format('ALTER TABLE %s %s ROW LEVEL SECURITY, %s FORCE ROW LEVEL SECURITY', p_table,
         CASE WHEN v_before.was_enabled IS FALSE THEN 'DISABLE' ELSE 'ENABLE' END,
@@ -229,7 +249,7 @@ BEGIN
         FROM pg_class AS c, pg_proc AS p
         WHERE c.oid = p_table AND p.oid = 'api_key_internal.check_references()'::regprocedure
           AND p.proowner <> c.relowner
-          AND NOT EXISTS (SELECT FROM api_key_internal.guarded_tables AS g JOIN pg_class AS o ON o.oid = g."table"
+          AND NOT EXISTS (SELECT FROM api_key_internal.protected_tables AS g JOIN pg_class AS o ON o.oid = g."table"
                           WHERE o.relowner = c.relowner)
         UNION ALL
         SELECT 'SELECT' LIMIT 1);

@@ -1,22 +1,4 @@
--- As guarded_tables, for what only tenants change.
-CREATE TABLE api_key_internal.isolated_tables (
-    "table" regclass PRIMARY KEY,
-    -- As it was called then: the policies know it by number, as long as they are there.
-    "column" name NOT NULL,
-    -- The name of the table; NULL for partitions, which may be dropped without notice.
-    name text,
-    -- Whether there are permissive policies of ours.
-    permits boolean NOT NULL,
-    -- NULL if the column had none.
-    default_before text,
-    -- The role that wrote it; NULL if it calls code that belongs neither to its owner nor to a superuser.
-    default_owner name,
-    -- NULL if there was one. By its name, because a dump makes indexes after it has filled tables.
-    index_made name
-);
-COMMENT ON TABLE api_key_internal.isolated_tables IS 'The changes that isolate_tenants made besides row security.';
-SELECT pg_catalog.pg_extension_config_dump(
-    'api_key_internal.isolated_tables', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
+-- Isolating the tenants of an application.
 
 -- The policy knows its column by number, whatever it is called today.
 CREATE FUNCTION api_key_internal.tenant_column(p_table regclass) RETURNS name
@@ -30,7 +12,7 @@ AS $$
     WHERE p.polrelid = p_table AND p.polname = 'api_key_tenant'
     -- Half of a policy that somebody has altered may name another column.
     ORDER BY a.attname IS DISTINCT FROM
-        (SELECT i."column" FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table), a.attnum
+        (SELECT i.tenant_column FROM api_key_internal.protected_tables AS i WHERE i."table" = p_table), a.attnum
     LIMIT 1
 $$;
 COMMENT ON FUNCTION api_key_internal.tenant_column IS 'Returns the column of the policy by which a table is isolated; NULL without one.';
@@ -40,7 +22,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce(api_key_internal.tenant_column(p_table),
-        (SELECT "column" FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table))
+        (SELECT i.tenant_column FROM api_key_internal.protected_tables AS i WHERE i."table" = p_table))
 $$;
 COMMENT ON FUNCTION api_key_internal.isolated_by IS 'Returns the column by which a table is isolated, or was before its policy was dropped; NULL if it is not isolated.';
 
@@ -73,7 +55,7 @@ AS $$
     SELECT CASE
         -- A partition that was made since has ours, and before it its table's.
         WHEN api_key_internal.column_default(p_table, p_column) = 'api_key.current_tenant_id()' AND p_table <> p_whole
-        THEN (SELECT i.default_owner FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_whole)
+        THEN (SELECT i.default_owner FROM api_key_internal.protected_tables AS i WHERE i."table" = p_whole)
         WHEN api_key_internal.strangers_code('pg_attrdef', d.oid, c.relowner) IS NULL
         THEN pg_get_userbyid(c.relowner) END
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
@@ -113,19 +95,23 @@ DECLARE
     -- A table that our policies permitted before stays so, whatever policies the application has added since.
     v_permit boolean := api_key_internal.own_policies(p_table) = '{}'
         OR 'api_key_tenant_select' = ANY (api_key_internal.our_policies(p_table, 'tenant'))
-        OR EXISTS (SELECT FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table AND i.permits);
+        OR EXISTS (SELECT FROM api_key_internal.protected_tables AS i WHERE i."table" = p_table AND i.permits);
 BEGIN
     v_default := api_key_internal.column_default(p_table, p_column);
     IF v_default = 'api_key.current_tenant_id()' THEN
         -- A partition that was made since has ours from its table.
-        v_default := (SELECT i.default_before FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_whole);
+        v_default := (SELECT i.default_before FROM api_key_internal.protected_tables AS i WHERE i."table" = p_whole);
     END IF;
-    INSERT INTO api_key_internal.isolated_tables ("table", "column", name, permits, default_before, default_owner)
+    PERFORM api_key_internal.guard(p_table);
+    INSERT INTO api_key_internal.protected_tables AS p
+        ("table", tenant_column, name, permits, default_before, default_owner)
     VALUES (p_table, p_column, CASE WHEN p_table = p_whole THEN p_table::text END, v_permit, v_default,
             api_key_internal.default_owner(p_table, p_column, p_whole))
-    -- Isolated before: what was before that is known.
-    ON CONFLICT ("table") DO UPDATE SET "column" = excluded."column", name = excluded.name, permits = excluded.permits;
-    PERFORM api_key_internal.guard(p_table);
+    ON CONFLICT ("table") DO UPDATE SET
+        tenant_column = excluded.tenant_column, name = excluded.name, permits = excluded.permits,
+        -- Isolated before: what was before that is known.
+        default_before = CASE WHEN p.tenant_column IS NULL THEN excluded.default_before ELSE p.default_before END,
+        default_owner = CASE WHEN p.tenant_column IS NULL THEN excluded.default_owner ELSE p.default_owner END;
     PERFORM api_key_internal.drop_policies(p_table, 'tenant');
     PERFORM api_key_internal.make_policy(p_table, p.name, p.kind, p.command, p.rule, false)
     FROM api_key_internal.tenant_policies(p_column, v_permit) AS p;
@@ -135,7 +121,7 @@ BEGIN
     IF api_key_internal.index_on(p_table, p_column) IS NULL THEN
         EXECUTE format('CREATE INDEX ON %s (%I)', p_table, p_column);
         v_index := api_key_internal.index_on(p_table, p_column);
-        UPDATE api_key_internal.isolated_tables AS i SET index_made = v_index WHERE i."table" = p_table;
+        UPDATE api_key_internal.protected_tables AS i SET index_made = v_index WHERE i."table" = p_table;
     END IF;
 END
 $$;
@@ -160,9 +146,8 @@ BEGIN
             HINT = format('SELECT api_key.remove_tenant_isolation(%L);', p_table);
     END IF;
     -- Of tables that are gone: partitions, and one of this name that was made anew.
-    DELETE FROM api_key_internal.isolated_tables AS i
+    DELETE FROM api_key_internal.protected_tables AS i
     WHERE i."table" NOT IN (SELECT oid FROM pg_class) AND (i.name IS NULL OR to_regclass(i.name) = p_table);
-    DELETE FROM api_key_internal.guarded_tables AS g WHERE g."table" NOT IN (SELECT oid FROM pg_class);
     FOR v_part IN SELECT api_key_internal.parts(p_table) LOOP
         PERFORM api_key_internal.isolate(v_part, p_column, p_table);
     END LOOP;
@@ -182,7 +167,7 @@ BEGIN
                          FROM pg_constraint WHERE conrelid = p_table AND contype = 'f' AND conparentid = 0
                            AND api_key_internal.our_policies(confrelid) <> '{}'),
         'unique_without_tenant', v_ways -> 'unique') || (v_ways - 'unique')
-    INTO v_result FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table;
+    INTO v_result FROM api_key_internal.protected_tables AS i WHERE i."table" = p_table;
     PERFORM api_key_internal.warn_of(p_table, v_ways);
     PERFORM api_key_internal.audit('tenants_isolated', NULL, NULL, NULL,
         v_result - ARRAY['views', 'privileges', 'referenced_by', 'unique_without_tenant']);
@@ -256,15 +241,15 @@ AS $$
 DECLARE
     v_column name;
     v_part regclass;
-    v_before api_key_internal.isolated_tables;
+    v_before api_key_internal.protected_tables;
     v_index regclass;
     v_policies text[];
     v_lost text;
     v_result jsonb;
 BEGIN
-    DELETE FROM api_key_internal.isolated_tables AS i
-    WHERE i."table" = p_table AND i."table" NOT IN (SELECT oid FROM pg_class)
-    RETURNING jsonb_build_object('table', i.name, 'column', i."column", 'policies_dropped', '{}'::text[],
+    DELETE FROM api_key_internal.protected_tables AS i
+    WHERE i."table" = p_table AND i.tenant_column IS NOT NULL AND i."table" NOT IN (SELECT oid FROM pg_class)
+    RETURNING jsonb_build_object('table', i.name, 'column', i.tenant_column, 'policies_dropped', '{}'::text[],
         'default', NULL, 'default_lost', NULL, 'index_dropped', NULL, 'row_security', NULL) INTO v_result;
     IF FOUND THEN
         PERFORM api_key_internal.audit('tenant_isolation_removed', NULL, NULL, NULL, v_result);
@@ -279,8 +264,10 @@ BEGIN
         v_column := api_key_internal.isolated_by(v_part);
         CONTINUE WHEN v_column IS NULL;
         v_policies := api_key_internal.drop_policies(v_part, 'tenant');
-        v_before := NULL;
-        DELETE FROM api_key_internal.isolated_tables AS i WHERE i."table" = v_part RETURNING * INTO v_before;
+        SELECT * INTO v_before FROM api_key_internal.protected_tables AS i WHERE i."table" = v_part;
+        UPDATE api_key_internal.protected_tables AS i
+        SET tenant_column = NULL, name = NULL, permits = NULL, default_before = NULL, default_owner = NULL, index_made = NULL
+        WHERE i."table" = v_part;
         v_lost := NULL;
         -- Unless somebody has set another one since.
         IF api_key_internal.column_default(v_part, v_column) = 'api_key.current_tenant_id()'

@@ -49,14 +49,14 @@ DECLARE
     v_whole regclass;
     v_part regclass;
     v_column name;
-    v_isolated api_key_internal.isolated_tables;
+    v_isolated api_key_internal.protected_tables;
     v_resource api_key_internal.resources;
     v_seen regclass[] := '{}';
     v_define text;
 BEGIN
     protected_by := 'tenants';
     FOR v_isolated IN
-        SELECT * FROM api_key_internal.isolated_tables AS i
+        SELECT * FROM api_key_internal.protected_tables AS i
         WHERE i."table" NOT IN (SELECT oid FROM pg_class) AND i.name IS NOT NULL
         ORDER BY i.name
     LOOP
@@ -64,30 +64,30 @@ BEGIN
         missing := ARRAY['table'];
         hint := CASE WHEN to_regclass(v_isolated.name) IS NULL
             THEN format('SELECT api_key.remove_tenant_isolation(%s);', v_isolated."table"::oid)
-            ELSE format('SELECT api_key.isolate_tenants(%L, %L);', v_isolated.name, v_isolated."column") END;
+            ELSE format('SELECT api_key.isolate_tenants(%L, %L);', v_isolated.name, v_isolated.tenant_column) END;
         RETURN NEXT;
     END LOOP;
     -- Also where the policies are there but the registry is not: one schema of a dump.
     FOR v_whole IN
         SELECT DISTINCT whole FROM (
-            SELECT i."table" FROM api_key_internal.isolated_tables AS i
+            SELECT i."table" FROM api_key_internal.protected_tables AS i WHERE i.tenant_column IS NOT NULL
             UNION SELECT polrelid FROM pg_policy WHERE polname = 'api_key_tenant') AS t ("table"),
             api_key_internal.wholes(t."table") AS whole
         WHERE EXISTS (SELECT FROM pg_class WHERE oid = t."table")
           AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = whole)
     LOOP
         FOR v_part IN SELECT api_key_internal.parts(v_whole) LOOP
-            SELECT * INTO v_isolated FROM api_key_internal.isolated_tables AS i
-            WHERE i."table" IN (SELECT api_key_internal.wholes(v_part))
+            SELECT * INTO v_isolated FROM api_key_internal.protected_tables AS i
+            WHERE i.tenant_column IS NOT NULL AND i."table" IN (SELECT api_key_internal.wholes(v_part))
             ORDER BY i."table" = v_part DESC LIMIT 1;
             v_column := coalesce(api_key_internal.tenant_column(v_part), api_key_internal.tenant_column(v_whole),
-                                 v_isolated."column");
+                                 v_isolated.tenant_column);
             -- Beside it there may be what is not isolated.
             CONTINUE WHEN v_column IS NULL OR v_part = ANY (v_seen);
             v_seen := v_seen || v_part;
             -- Renamed, the column is still that of the policies; the policy of another one is not ours.
-            IF api_key_internal.column_of_type(v_part, v_isolated."column", false) AND v_isolated."column" IS NOT NULL THEN
-                v_column := v_isolated."column";
+            IF api_key_internal.column_of_type(v_part, v_isolated.tenant_column, false) AND v_isolated.tenant_column IS NOT NULL THEN
+                v_column := v_isolated.tenant_column;
             END IF;
             "table" := v_part::text;
             missing := ARRAY(
