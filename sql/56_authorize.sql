@@ -1,4 +1,49 @@
 -- Asking for the rule of a resource, in functions.
+
+-- In Rust (src/pg/resources.rs). p_find gives the rows of the id $1 as one array, with the rights of the
+-- owner; p_rule, a query of that array $1, runs with those of the role. Neither has the extension's.
+CREATE FUNCTION api_key_internal.holds_for(
+    p_table oid, p_owner oid, p_find text, p_id text, p_role oid, p_rule text)
+RETURNS boolean
+LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'holds_for';
+COMMENT ON FUNCTION api_key_internal.holds_for IS 'Tells whether a rule holds, for a role, for a row that the owner of a table finds.';
+
+CREATE FUNCTION api_key_internal.allows(
+    p_resource api_key_internal.resources, p_id text, p_read boolean) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_owner oid := (SELECT relowner FROM pg_class WHERE oid = p_resource."table");
+    -- A caller that sees past policies, or may administer keys, does not lend that to a condition.
+    v_role oid := (SELECT CASE WHEN r.rolsuper OR r.rolbypassrls
+            OR has_function_privilege(r.oid, 'api_key.define_tier(text, integer, text)', 'EXECUTE')
+            THEN v_owner ELSE r.oid END
+        FROM pg_roles AS r WHERE r.rolname = api_key_internal.request_role());
+    -- Without its length, to which a cast would cut the id.
+    v_type text := (SELECT format_type(api_key_internal.base_type(atttypid), -1) FROM pg_attribute
+                    WHERE attrelid = p_resource."table" AND attname = p_resource.id_column);
+BEGIN
+    BEGIN
+        PERFORM api_key_internal.holds_for(0, v_owner, format('SELECT ARRAY[CAST($1 AS %s) IS NULL]', v_type),
+            p_id, v_owner, 'SELECT true FROM unnest($1)');
+    EXCEPTION WHEN data_exception OR invalid_schema_name OR syntax_error_or_access_rule_violation THEN
+        RETURN false;
+    END;
+    RETURN coalesce(api_key_internal.holds_for(
+        p_resource."table", v_owner,
+        -- Not by the alias alone: a column may have its name.
+        format('SELECT array_agg(("row of a resource".*)::%1$s) FROM %1$s AS "row of a resource" WHERE "row of a resource".%2$I %3$s CAST($1 AS %4$s)',
+            p_resource."table", p_resource.id_column,
+            api_key_internal.id_operator(p_resource."table", p_resource.id_column, p_resource.tenant_column), v_type),
+        p_id, v_role,
+        -- Where a condition names the whole row, it does so by the table's name.
+        (SELECT format('SELECT bool_or(%s) FROM unnest($1) AS %I', api_key_internal.resource_rule(p_resource, p_read), relname)
+         FROM pg_class WHERE oid = p_resource."table")), false);
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.allows IS 'Tells whether the key of the request may read a row of a resource, or do everything else to it.';
+
 CREATE FUNCTION api_key_internal.check_action(p_action text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
