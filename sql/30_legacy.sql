@@ -1,5 +1,5 @@
--- Keys that come from elsewhere with a hash of another kind. How it is stored and
--- found, is in src/core/legacy.rs and src/pg/legacy.rs.
+-- Imported keys, whose hashes are of another kind. src/core/legacy.rs and src/pg/legacy decide how a
+-- hash is stored and found.
 CREATE UNIQUE INDEX keys_lookup_handle ON api_key_internal.keys (lookup_handle)
     WHERE lookup_handle IS NOT NULL;
 CREATE UNIQUE INDEX keys_imported_handle ON api_key_internal.keys (imported_handle)
@@ -10,10 +10,10 @@ CREATE INDEX keys_legacy_prefix ON api_key_internal.keys (legacy_prefix, key_id)
 CREATE INDEX keys_bare_hash ON api_key_internal.keys (legacy_scheme, key_id)
     WHERE api_key_internal.hash_stage(secret_hash) = 'bare';
 
--- The root key itself is not in the database. Its fingerprint is, so that another one is noticed.
+-- The database does not hold the root key, only its fingerprint, so that a wrong root key is noticed.
 CREATE TABLE api_key_internal.root_key (
     fingerprint text PRIMARY KEY,
-    -- The schemes of which keys were ever imported: others are not looked for. NULL: any.
+    -- The schemes of all keys ever imported; verify looks for no other. NULL: any scheme.
     schemes text[]
 );
 COMMENT ON TABLE api_key_internal.root_key IS 'The fingerprint of the root key under which legacy keys are found, and the schemes of imported keys. At most one row.';
@@ -27,7 +27,7 @@ CREATE TABLE api_key_internal.migration_runs (
     wrapped bigint NOT NULL
 );
 COMMENT ON TABLE api_key_internal.migration_runs IS 'Calls of migrate_legacy_hashes, and how far each got.';
--- Of this server only: a dump has none.
+-- Runs belong to this server: a dump leaves them out.
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.migration_runs', 'WHERE false');
 
 CREATE FUNCTION api_key_internal.root_key_fingerprint() RETURNS text
@@ -70,7 +70,7 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.use_root_key IS 'Checks that the root key is the one of this database (55000).';
 
--- It is not repeated: it may be the hash, in the wrong place.
+-- The error does not repeat the scheme: it may be the hash, passed in the wrong place.
 CREATE FUNCTION api_key_internal.check_scheme(p_argument text, p_scheme text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -85,7 +85,7 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.check_scheme IS 'Refuses a scheme that import_api_key_hash does not know (22023).';
 
--- Stores an imported key; p_key has all but the credential and the times.
+-- p_key has everything but the credential and the times.
 CREATE FUNCTION api_key_internal.import_key(
     p_key api_key_internal.keys, p_hash text, p_scheme text, p_row text,
     p_caller api_key_internal.caller)
@@ -100,10 +100,10 @@ DECLARE
     v_detail text;
     v_hint text;
 BEGIN
-    -- The prefix is that of the text that a rotation gives it.
+    -- The prefix is for the text that a rotation will give the key.
     v_key := api_key_internal.completed_key(v_key);
     v_key.scopes := api_key_internal.checked_scopes(coalesce(v_key.scopes, '{}'), p_caller);
-    -- NULL: told by the form of the hash.
+    -- Without a scheme, the form of the hash tells it.
     IF p_scheme IS NOT NULL THEN
         PERFORM api_key_internal.check_scheme(CASE p_row WHEN '' THEN 'p_scheme' ELSE 'scheme' END, p_scheme);
     END IF;

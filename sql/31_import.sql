@@ -1,5 +1,6 @@
 -- Importing a whole table of keys.
--- A row as import_api_keys has read it; a data_exception if a value does not have the type of its field.
+
+-- Raises a data_exception if a value does not have the type of its field.
 CREATE FUNCTION api_key_internal.key_row(p_row jsonb)
 RETURNS TABLE (
     key_id api_key.id, hash text, scheme text, key_prefix text, user_id api_key.id, tenant_id api_key.id,
@@ -17,7 +18,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.key_row IS 'Reads the fields of a row of import_api_keys.';
 
--- PostgreSQL's own error would repeat the value, which may be a key where columns were mixed up.
+-- PostgreSQL's own error would repeat the value, which may be a key if columns were mixed up.
 CREATE FUNCTION api_key_internal.refuse_key_row(p_row jsonb, p_where text) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -44,7 +45,7 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.refuse_key_row IS 'Refuses a row of import_api_keys with a value that does not have the type of its field (22023).';
 
--- Apart from import_api_keys, which runs with the rights of the caller: what it reads is judged by them.
+-- A function of its own, because import_api_keys reads with the rights of the caller.
 CREATE FUNCTION api_key.import_key_rows(p_rows jsonb, p_scheme text, p_source text, p_first bigint)
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
@@ -92,7 +93,7 @@ BEGIN
         v_key.metadata := v_row.metadata;
         v_key := api_key_internal.import_key(
             v_key,
-            -- A bytea column comes as its hexadecimal form.
+            -- A bytea column arrives in hexadecimal.
             CASE WHEN starts_with(v_row.hash, chr(92) || 'x') THEN substr(v_row.hash, 3)
                  ELSE v_row.hash END,
             nullif(coalesce(v_row.scheme, p_scheme), 'auto'),
@@ -115,9 +116,8 @@ $$Imports rows that import_api_keys has read. Call import_api_keys instead.
 Result: {schemes, crowd, no_prefix}: how many keys of each scheme, how many keys with salted hashes share a
 prefix at most, and how many of those have no prefix.$$;
 
--- The query that reads keys for import_api_keys, and the role as which it is to run, if p_caller may read
--- that itself. Casts of types that roles have made are not asked: what to_jsonb of an enum runs belongs
--- to the owner of the enum, whose the table need not be.
+-- The query uses no casts of user-defined types: to_jsonb of an enum may run code that belongs to the
+-- owner of the enum, who need not be the owner of the table.
 CREATE FUNCTION api_key_internal.import_query(
     p_source regclass, p_columns jsonb, p_caller oid, OUT query text, OUT owner oid)
 LANGUAGE plpgsql STABLE
@@ -140,7 +140,7 @@ BEGIN
         PERFORM api_key_internal.refuse_argument('p_columns',
             CASE WHEN jsonb_typeof(p_columns) IS DISTINCT FROM 'object' THEN 'It is not a JSON object.'
                 WHEN NOT p_columns ? 'hash' THEN 'It has no "hash".'
-                -- A name of letters, not the text of a key in the wrong place.
+                -- Repeats a name of letters only: anything else may be the text of a key.
                 ELSE (SELECT CASE WHEN c.key = ANY (c_fields) THEN format('The name of the column for "%s" is not a string.', c.key)
                                   WHEN c.key ~ '^[A-Za-z_]{1,20}$' THEN format('There is no field "%s".', c.key)
                                   ELSE 'It has a field that there is not.' END
@@ -223,7 +223,7 @@ DECLARE
     v_answer jsonb;
     v_schemes jsonb := '{}';
     v_number bigint := 0;
-    -- So many hashes take a second with argon2id, and some seconds with bcrypt.
+    -- This many hashes take about a second with argon2id, and a few seconds with bcrypt.
     c_crowd CONSTANT bigint := 32;
 BEGIN
     IF p_scheme IS NULL AND (p_columns ? 'scheme') IS FALSE THEN

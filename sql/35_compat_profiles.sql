@@ -1,19 +1,19 @@
--- The calling conventions of hand-written functions, over the same keys. A profile is a set of
--- functions; each is made in a schema of the caller's choice and belongs to whoever installs it.
+-- Profiles: the calling conventions of hand-written functions, for the same keys. A profile is a set of
+-- functions that install_compat makes in a schema. They belong to the role that calls it.
 CREATE TABLE api_key_internal.compat_functions (
     profile text NOT NULL,
     schema_name name NOT NULL,
     function_name name NOT NULL,
     arguments text NOT NULL,
-    -- The present name of a function that was there before.
+    -- The name under which a replaced function is kept.
     kept_as name,
     PRIMARY KEY (schema_name, function_name, arguments)
 );
 COMMENT ON TABLE api_key_internal.compat_functions IS 'Functions that install_compat made.';
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.compat_functions', '');
 
--- The functions run with the rights of whoever calls them and call nothing of api_key_internal: what they
--- may do is what their callers may do anyway.
+-- The functions run with the rights of their callers and call nothing in api_key_internal, so they can do
+-- no more than their callers can.
 CREATE FUNCTION api_key_internal.compat_command(p_command text, p_answer text) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -56,9 +56,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.members IS 'Returns an expression for these members of v_answer.';
 
--- audience: it may be called by those who may call that function of api_key. What the original
--- answers to a miss, each answers: no row, NULL or false where callers test the answer itself, an object
--- where they test a member of it.
+-- audience: the function of api_key whose callers may call this one. To a miss, each function answers
+-- what the original did: no row, NULL or false where callers test the answer itself, an object where they
+-- test a member of it.
 CREATE FUNCTION api_key_internal.compat_definitions(p_prefix text)
 RETURNS TABLE (
     profile text, function_name name, arguments text, result text, volatility text,
@@ -126,7 +126,7 @@ END $body$, p_prefix)),
 DECLARE
     v_sub text := nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub';
 BEGIN
-    -- Without a user, an administrator would get everybody's.
+    -- Without a user, an administrator would get everybody's keys.
     IF v_sub IS NULL OR v_sub !~ '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$' THEN
         RETURN '{"success": false, "error": "the request names no user"}';
     END IF;
@@ -144,7 +144,7 @@ BEGIN
     RETURN QUERY SELECT k.key_id, k.name::varchar, k.tier::varchar, k.created_at
         FROM api_key.verify_api_key_row(input_api_key) AS k;
 END $body$),
-    -- The key is its one member, under any name. Nobody knows what its callers test.
+    -- The only member is the key, under any name. We cannot know which member of the answer callers test.
     ('any_name', 'verify_api_key_hash', 'jsonb', 'jsonb', 'STABLE', s.verify, $body$
 DECLARE
     v_values text[];

@@ -41,7 +41,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.compat_function IS 'Returns the function with these arguments; NULL if there is none.';
 
--- Hand-written functions take ids as uuid. Beside one of ours, a call would fit both.
+-- Hand-written functions take ids as uuid. If one stood beside ours, calls would be ambiguous.
 CREATE FUNCTION api_key_internal.standing(p_schema name, p_function name, p_arguments text)
 RETURNS SETOF regprocedure
 LANGUAGE sql STABLE
@@ -54,7 +54,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.standing IS 'Lists the functions that take these arguments, with ids as api_key.id or as uuid.';
 
--- Callers depend on these: clients of PostgREST pass arguments by name, and read columns by name.
+-- Callers depend on names: clients of PostgREST pass arguments, and read columns, by name.
 CREATE FUNCTION api_key_internal.calling_convention(p_function regprocedure) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -96,7 +96,6 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.grant_compat IS 'Grants the functions of a profile to the roles that may call what they call.';
 
--- Another's function that stands in the way, kept aside. The name that it has then.
 CREATE FUNCTION api_key_internal.keep_aside(p_function regprocedure, p_replace boolean) RETURNS name
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -174,7 +173,7 @@ BEGIN
         WHERE c.schema_name = p_schema AND c.function_name = v_definition.function_name
           AND c.arguments = v_definition.arguments AND c.profile = p_profile;
         IF FOUND THEN
-            -- Ours, from before: made anew.
+            -- The profile is installed already; make its function again.
             EXECUTE format('DROP FUNCTION IF EXISTS %I.%I(%s)', p_schema, v_definition.function_name,
                 api_key_internal.argument_types(v_definition.arguments));
         END IF;
@@ -193,9 +192,9 @@ BEGIN
             p_schema, v_definition.function_name, v_definition.arguments);
         EXECUTE format('COMMENT ON FUNCTION %s IS %L', v_function,
             format('Calls api_key; made by api_key.install_compat(''%s'').', p_profile));
-        -- DROP EXTENSION takes it along: what it calls would be anybody's to make.
+        -- DROP EXTENSION must drop it too. Otherwise anyone could create what it calls.
         EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION api_key', v_function);
-        -- PUBLIC, and whoever ALTER DEFAULT PRIVILEGES names.
+        -- Revoke what PUBLIC and ALTER DEFAULT PRIVILEGES granted.
         FOR v_revoke IN
             SELECT DISTINCT format('REVOKE ALL ON FUNCTION %s FROM %s CASCADE', v_function,
                 CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee)) END)
@@ -248,7 +247,7 @@ BEGIN
     LOOP
         EXECUTE format('DROP FUNCTION IF EXISTS %I.%I(%s)', p_schema, v_function.function_name,
             api_key_internal.argument_types(v_function.arguments));
-        -- None, if somebody has dropped it since.
+        -- There is none if somebody has dropped it since.
         FOR v_kept IN
             SELECT * FROM api_key_internal.standing(p_schema, v_function.kept_as, v_function.arguments)
         LOOP

@@ -1,6 +1,6 @@
 -- Isolating the tenants of an application.
 
--- The policy knows its column by number, whatever it is called today.
+-- A policy refers to its column by number, so it is found even if it has been renamed.
 CREATE FUNCTION api_key_internal.tenant_column(p_table regclass) RETURNS name
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -10,7 +10,7 @@ AS $$
         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid AND d.refobjsubid > 0
     JOIN pg_attribute AS a ON a.attrelid = p.polrelid AND a.attnum = d.refobjsubid
     WHERE p.polrelid = p_table AND p.polname = 'api_key_tenant'
-    -- Half of a policy that somebody has altered may name another column.
+    -- If somebody altered one half of the policy, it may refer to a second column.
     ORDER BY a.attname IS DISTINCT FROM
         (SELECT i.tenant_column FROM api_key_internal.protected_tables AS i WHERE i."table" = p_table), a.attnum
     LIMIT 1
@@ -53,7 +53,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
-        -- A partition that was made since has ours, and before it its table's.
+        -- A partition that was made since then inherited our default. The one before is its table's.
         WHEN api_key_internal.column_default(p_table, p_column) = 'api_key.current_tenant_id()' AND p_table <> p_whole
         THEN (SELECT i.default_owner FROM api_key_internal.protected_tables AS i WHERE i."table" = p_whole)
         WHEN api_key_internal.strangers_code('pg_attrdef', d.oid, c.relowner) IS NULL
@@ -64,8 +64,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.default_owner IS 'Returns the role as which the default of a column may be set again; NULL if there is none.';
 
--- The rule is as PostgreSQL writes it, so that it can be compared. In a subquery the tenant is asked for
--- once a statement, not once a row, and scans stay parallel. Without a key it is NULL, and nothing is seen.
+-- The rule is spelt as PostgreSQL writes it back, so that the two can be compared. Because of the subquery
+-- it is evaluated once per statement, and scans stay parallel. Without a key it is NULL: no row is visible.
 CREATE FUNCTION api_key_internal.tenant_policies(p_column name, p_permits boolean)
 RETURNS TABLE (name text, kind text, command text, rule text)
 LANGUAGE sql IMMUTABLE
@@ -74,7 +74,7 @@ AS $$
     SELECT p.name, p.kind, p.command,
            format('(%I = ( SELECT api_key.current_tenant_id() AS current_tenant_id))', p_column)
     FROM (VALUES
-        -- Restrictive: whatever policies there are besides, no other tenant's row gets through.
+        -- Restrictive, so that no other policy can let a row of another tenant through.
         ('api_key_tenant', 'RESTRICTIVE', 'ALL'),
         ('api_key_tenant_select', 'PERMISSIVE', 'SELECT'),
         ('api_key_tenant_insert', 'PERMISSIVE', 'INSERT'),
@@ -84,7 +84,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.tenant_policies IS 'Lists the policies of isolate_tenants for a column; the permissive ones only where an application has none of its own.';
 
--- A table, or a part of p_whole, locked by the caller.
+-- p_table is p_whole or a part of it, and is locked by the caller.
 CREATE FUNCTION api_key_internal.isolate(p_table regclass, p_column name, p_whole regclass) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -92,14 +92,14 @@ AS $$
 DECLARE
     v_default text;
     v_index name;
-    -- A table that our policies permitted before stays so, whatever policies the application has added since.
+    -- If we made permissive policies before, keep them, even if the application has added its own since.
     v_permit boolean := api_key_internal.own_policies(p_table) = '{}'
         OR 'api_key_tenant_select' = ANY (api_key_internal.our_policies(p_table, 'tenant'))
         OR EXISTS (SELECT FROM api_key_internal.protected_tables AS i WHERE i."table" = p_table AND i.permits);
 BEGIN
     v_default := api_key_internal.column_default(p_table, p_column);
     IF v_default = 'api_key.current_tenant_id()' THEN
-        -- A partition that was made since has ours from its table.
+        -- A partition that was made since then inherited our default from its table.
         v_default := (SELECT i.default_before FROM api_key_internal.protected_tables AS i WHERE i."table" = p_whole);
     END IF;
     PERFORM api_key_internal.guard(p_table);
@@ -109,7 +109,7 @@ BEGIN
             api_key_internal.default_owner(p_table, p_column, p_whole))
     ON CONFLICT ("table") DO UPDATE SET
         tenant_column = excluded.tenant_column, name = excluded.name, permits = excluded.permits,
-        -- Isolated before: what was before that is known.
+        -- If the table was isolated before, its first default is known.
         default_before = CASE WHEN p.tenant_column IS NULL THEN excluded.default_before ELSE p.default_before END,
         default_owner = CASE WHEN p.tenant_column IS NULL THEN excluded.default_owner ELSE p.default_owner END;
     PERFORM api_key_internal.drop_policies(p_table, 'tenant');
@@ -145,7 +145,7 @@ BEGIN
             DETAIL = format('It is isolated by %I.', v_column),
             HINT = format('SELECT api_key.remove_tenant_isolation(%L);', p_table);
     END IF;
-    -- Of tables that are gone: partitions, and one of this name that was made anew.
+    -- Forget dropped partitions, and a dropped table whose name this one has now.
     DELETE FROM api_key_internal.protected_tables AS i
     WHERE i."table" NOT IN (SELECT oid FROM pg_class) AND (i.name IS NULL OR to_regclass(i.name) = p_table);
     FOR v_part IN SELECT api_key_internal.parts(p_table) LOOP
@@ -200,8 +200,8 @@ referenced_by: tables that refer to this one without being isolated.
 
 Errors: 22023, 55000 isolated by another column.$$;
 
--- p_default is the text of p_whole's owner, or of one between the two: a part that belongs to somebody
--- else does not get it back.
+-- p_default was written by the owner of p_whole, or of a table between the two. A part that belongs to
+-- another role does not get it back.
 CREATE FUNCTION api_key_internal.restore_default(
     p_table regclass, p_column name, p_default text, p_owner name, p_whole regclass) RETURNS boolean
 LANGUAGE plpgsql
@@ -269,13 +269,13 @@ BEGIN
         SET tenant_column = NULL, name = NULL, permits = NULL, default_before = NULL, default_owner = NULL, index_made = NULL
         WHERE i."table" = v_part;
         v_lost := NULL;
-        -- Unless somebody has set another one since.
+        -- Keep a default that somebody has set since.
         IF api_key_internal.column_default(v_part, v_column) = 'api_key.current_tenant_id()'
             AND NOT api_key_internal.restore_default(v_part, v_column, v_before.default_before, v_before.default_owner, p_table)
         THEN
             v_lost := v_before.default_before;
         END IF;
-        -- Of its name there may be another one by now.
+        -- Another index may have its name by now.
         SELECT i.indexrelid::regclass INTO v_index
         FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
         JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]

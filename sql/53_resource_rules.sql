@@ -1,4 +1,4 @@
--- Types of resources: what is known of their tables, and the rule that holds for their rows.
+-- Types of resources: their tables, and the rule for their rows.
 
 CREATE TABLE api_key_internal.resources (
     type text COLLATE "C" PRIMARY KEY CHECK (api_key_internal.is_label(type)),
@@ -6,18 +6,18 @@ CREATE TABLE api_key_internal.resources (
     id_column name NOT NULL,
     owner_column name,
     tenant_column name,
-    -- As PostgreSQL writes it, with qualified names.
+    -- As PostgreSQL writes it back, with qualified names.
     public_when text,
-    -- As which role that was parsed: the table's owner.
+    -- The owner of the table when public_when was parsed.
     owner name,
-    -- The columns that it reads.
+    -- The columns that public_when reads.
     public_columns name[],
-    -- The name of the table then.
+    -- The name of the table when it was defined.
     name text NOT NULL,
     protected boolean NOT NULL DEFAULT false,
-    -- Whether there are permissive policies of ours.
+    -- Whether protect_resource made permissive policies.
     permits boolean NOT NULL DEFAULT false,
-    -- Those of the table as protect_resource has made them, to be compared.
+    -- The policies that protect_resource made, for comparison.
     policies jsonb NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE api_key_internal.resources IS 'Resources defined by define_resource.';
@@ -37,8 +37,8 @@ COMMENT ON COLUMN api_key.resources.tenant_column IS 'The column of the tenant; 
 COMMENT ON COLUMN api_key.resources.public_when IS 'The condition under which anyone may read a row; NULL if there is none.';
 COMMENT ON COLUMN api_key.resources.protected IS 'Whether protect_resource has made policies on the table.';
 
--- The rule, for policies, authorize and references alike. p_identity: how tenant, user, key and the
--- scope admin are asked for.
+-- Policies, authorize and references all use this rule. p_identity: the expressions for tenant, user, key
+-- and the scope admin.
 CREATE FUNCTION api_key_internal.resource_rule(
     p_resource api_key_internal.resources, p_read boolean,
     p_identity text[] = ARRAY['(SELECT api_key.current_tenant_id())', '(SELECT api_key.current_user_id())',
@@ -47,7 +47,7 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    -- A key that is bound to a resource is for no other.
+    -- A key that is bound to a resource reaches no other.
     SELECT format('(%1$s IS NULL OR %2$I::text = %1$s) AND (', p_identity[3], p_resource.id_column)
         || concat_ws(' OR ',
             CASE WHEN p_read THEN '(' || p_resource.public_when || ')' END,
@@ -63,7 +63,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.resource_rule IS 'Returns the rule of a resource, for reading or for everything else, as a condition on the row.';
 
--- Given away with its table, a condition is still the text of the role that owned it.
+-- If the table changes owner, the condition is still text of the former one.
 CREATE FUNCTION api_key_internal.condition_is_of(p_resource api_key_internal.resources, p_table regclass) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -73,7 +73,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.condition_is_of IS 'Tells whether the condition of a resource may run as the owner of a table: it is text of that owner, or there is none.';
 
--- A plain type of PostgreSQL's or of an extension: no code of a table's owner makes one of a text.
+-- Only a base type of a superuser: converting a text to it runs no code of the table's owner.
 CREATE FUNCTION api_key_internal.is_id_type(p_type oid) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -84,8 +84,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.is_id_type IS 'Tells whether a type, or the base type of a domain, may be that of an id.';
 
--- The equality of the unique index that finds a row by its id; NULL without such an index. Besides the
--- id it may have the tenant.
+-- This is the equality of a unique index on the id, or on the id and the tenant; NULL without such an
+-- index.
 CREATE FUNCTION api_key_internal.id_operator(p_table regclass, p_id_column name, p_tenant_column name)
 RETURNS text
 LANGUAGE sql STABLE
@@ -104,7 +104,7 @@ AS $$
       AND NOT EXISTS (
           SELECT FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS other (attnum, n)
           LEFT JOIN pg_attribute AS oa ON oa.attrelid = p_table AND oa.attnum = other.attnum
-          -- An expression has no name.
+          -- An expression column has no name, so it does not match.
           WHERE other.n <= i.indnkeyatts
             AND (oa.attname IN (p_id_column, p_tenant_column)) IS NOT TRUE)
     LIMIT 1
@@ -129,12 +129,12 @@ BEGIN
     FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid,
         LATERAL api_key_internal.strangers_type(ARRAY[a.atttypid], c.relowner) AS t (type)
     WHERE a.attrelid = p_table AND a.attnum > 0 AND NOT a.attisdropped AND t.type IS NOT NULL
-      -- By itself or with the whole row.
+      -- The condition names the column, or the whole row.
       AND (strpos(lower(replace(p_condition, '""', '"')), lower(a.attname)) > 0
            OR strpos(lower(replace(p_condition, '""', '"')), lower(c.relname)) > 0)
     ORDER BY a.attnum LIMIT 1;
     IF v_code IS NOT NULL THEN
-        -- To make one of a constant runs its constraints, as the owner of the table.
+        -- Converting a constant to the type runs its constraints, as the owner of the table.
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = v_code || ', which belongs to another role than the table';
     END IF;
     PERFORM api_key_internal.run_as_owner(
@@ -146,12 +146,12 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'more than one expression';
     ELSIF v_has_subquery THEN
-        -- authorize has a copy of the row, to which a subquery cannot refer.
+        -- authorize evaluates a copy of the row, to which a subquery cannot refer.
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it has a subquery';
     ELSIF v_has_system_column THEN
         RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it names a system column';
     ELSIF v_code IS NOT NULL THEN
-        -- References are checked, and administrators are answered, as the owner of the table.
+        -- For references and administrators, the condition runs as the owner of the table.
         RAISE EXCEPTION USING ERRCODE = '42601',
             MESSAGE = format('it calls %s, which another role than the table''s owner owns or could replace', v_code);
     END IF;

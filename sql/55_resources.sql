@@ -67,7 +67,7 @@ BEGIN
     PERFORM api_key_internal.check_table(p_table);
     PERFORM api_key_internal.check_one_owner(p_table, '22023', 'invalid p_table');
     PERFORM api_key_internal.check_column('p_id_column', p_table, p_id_column, false);
-    -- The conversion of a text to an id runs with the rights of others.
+    -- Converting a text to the id must run no code of the type's owner.
     IF NOT EXISTS (SELECT FROM pg_attribute AS a
                    WHERE a.attrelid = p_table AND a.attname = p_id_column AND api_key_internal.is_id_type(a.atttypid))
     THEN
@@ -167,7 +167,7 @@ DECLARE
     v_rule text;
     v_ways jsonb;
     v_result jsonb;
-    -- Permissive policies of ours stay, whatever policies the application has added since.
+    -- If we made permissive policies before, keep them, even if the application has added its own since.
     v_permit boolean := api_key_internal.own_policies(v_table) = '{}'
         OR 'api_key_resource_select' = ANY (api_key_internal.our_policies(v_table, 'resource'))
         OR v_resource.permits;
@@ -188,7 +188,7 @@ BEGIN
             EXECUTE format('CREATE POLICY api_key_resource_part ON %s AS RESTRICTIVE USING (false)', v_part);
         END IF;
     END LOOP;
-    -- As with tenants: what restricts, and where an application has not decided itself, what permits.
+    -- As for tenants: always restrict, and permit only if the application has no permissive policies.
     FOREACH v_kind IN ARRAY CASE WHEN v_permit
         THEN ARRAY['RESTRICTIVE', 'PERMISSIVE'] ELSE ARRAY['RESTRICTIVE'] END
     LOOP

@@ -1,5 +1,5 @@
--- Checks that the tables of isolate_tenants and protect_resource are still protected: tools that bring a
--- schema up to date drop policies that they do not know, and new partitions have no policies yet.
+-- Checking that tables are still protected: migration tools drop policies that they do not know, and new
+-- partitions have none yet.
 
 CREATE FUNCTION api_key_internal.tenant_definitions(p_column name, p_permits boolean) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
@@ -33,7 +33,7 @@ AS $$
         SELECT FROM pg_trigger
         WHERE tgrelid = p_table AND tgname = name AND tgfoid = function AND tgenabled IN ('O', 'A'))
     UNION ALL
-    -- Of another owner since.
+    -- The table may have changed owner since.
     SELECT 'privilege of the owner to add partitions' FROM pg_class
     WHERE oid = p_table AND relkind = 'p'
       AND NOT has_function_privilege(relowner, 'api_key_internal.check_references()', 'EXECUTE')
@@ -67,7 +67,7 @@ BEGIN
             ELSE format('SELECT api_key.isolate_tenants(%L, %L);', v_isolated.name, v_isolated.tenant_column) END;
         RETURN NEXT;
     END LOOP;
-    -- Also where the policies are there but the registry is not: one schema of a dump.
+    -- Includes tables that have policies but are not registered, as after restoring one schema of a dump.
     FOR v_whole IN
         SELECT DISTINCT whole FROM (
             SELECT i."table" FROM api_key_internal.protected_tables AS i WHERE i.tenant_column IS NOT NULL
@@ -82,10 +82,10 @@ BEGIN
             ORDER BY i."table" = v_part DESC LIMIT 1;
             v_column := coalesce(api_key_internal.tenant_column(v_part), api_key_internal.tenant_column(v_whole),
                                  v_isolated.tenant_column);
-            -- Beside it there may be what is not isolated.
+            -- Another table of the same hierarchy need not be isolated.
             CONTINUE WHEN v_column IS NULL OR v_part = ANY (v_seen);
             v_seen := v_seen || v_part;
-            -- Renamed, the column is still that of the policies; the policy of another one is not ours.
+            -- The policies follow a column that is renamed. A policy on another column is not ours.
             IF api_key_internal.column_of_type(v_part, v_isolated.tenant_column, false) AND v_isolated.tenant_column IS NOT NULL THEN
                 v_column := v_isolated.tenant_column;
             END IF;
@@ -108,7 +108,7 @@ BEGIN
                 IF NOT api_key_internal.column_of_type(v_part, v_column, false) THEN
                     hint := format('ALTER TABLE %s ADD COLUMN %I uuid; ', v_whole, v_column) || hint;
                 ELSIF NOT api_key_internal.column_of_type(v_part, v_column, true) THEN
-                    -- To change the type may run code of the owner's.
+                    -- Changing the type may run the owner's code, so the hint leaves it to the owner.
                     hint := hint || ' -- once the owner of the table has made the column a uuid again';
                 END IF;
             END IF;
@@ -142,9 +142,9 @@ BEGIN
                 SELECT format('unique index of %I', v_resource.id_column)
                 WHERE v_part = v_resource."table" AND api_key_internal.id_operator(
                     v_part, v_resource.id_column, v_resource.tenant_column) IS NULL);
-            -- Parts come after their table, and are mended with it.
+            -- Parts follow their table, and are repaired with it.
             IF missing <> '{}' THEN
-                -- The text of a former owner is not for the present one to parse.
+                -- The present owner must not parse text of a former one.
                 v_define := format('SELECT api_key.define_resource(%L, %L, %L, %L, %L, %L); -- put in the %s',
                     v_resource.type, v_resource."table", v_resource.id_column, v_resource.owner_column,
                     v_resource.tenant_column,
