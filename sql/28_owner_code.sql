@@ -78,8 +78,7 @@ BEGIN
         v_hint := format('Name %s: its parts are seen to as well.', v_parent);
     END IF;
     IF v_detail IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_table', DETAIL = v_detail,
-            HINT = v_hint;
+        PERFORM api_key_internal.refuse_argument('p_table', v_detail, v_hint);
     END IF;
 END
 $$;

@@ -1,5 +1,5 @@
--- Keys that come from elsewhere with a hash of another kind. How it is stored and
--- found, is in src/core/legacy.rs and src/pg/legacy.rs.
+-- Imported keys, whose hashes are of another kind. src/core/legacy.rs and src/pg/legacy decide how a
+-- hash is stored and found.
 CREATE UNIQUE INDEX keys_lookup_handle ON api_key_internal.keys (lookup_handle)
     WHERE lookup_handle IS NOT NULL;
 CREATE UNIQUE INDEX keys_imported_handle ON api_key_internal.keys (imported_handle)
@@ -10,10 +10,10 @@ CREATE INDEX keys_legacy_prefix ON api_key_internal.keys (legacy_prefix, key_id)
 CREATE INDEX keys_bare_hash ON api_key_internal.keys (legacy_scheme, key_id)
     WHERE api_key_internal.hash_stage(secret_hash) = 'bare';
 
--- The root key itself is not in the database. Its fingerprint is, so that another one is noticed.
+-- The database does not hold the root key, only its fingerprint, so that a wrong root key is noticed.
 CREATE TABLE api_key_internal.root_key (
     fingerprint text PRIMARY KEY,
-    -- The schemes of which keys were ever imported: others are not looked for. NULL: any.
+    -- The schemes of all keys ever imported; verify looks for no other. NULL: any scheme.
     schemes text[]
 );
 COMMENT ON TABLE api_key_internal.root_key IS 'The fingerprint of the root key under which legacy keys are found, and the schemes of imported keys. At most one row.';
@@ -27,7 +27,7 @@ CREATE TABLE api_key_internal.migration_runs (
     wrapped bigint NOT NULL
 );
 COMMENT ON TABLE api_key_internal.migration_runs IS 'Calls of migrate_legacy_hashes, and how far each got.';
--- Of this server only: a dump has none.
+-- Runs belong to this server: a dump leaves them out.
 SELECT pg_catalog.pg_extension_config_dump('api_key_internal.migration_runs', 'WHERE false');
 
 CREATE FUNCTION api_key_internal.root_key_fingerprint() RETURNS text
@@ -70,7 +70,22 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.use_root_key IS 'Checks that the root key is the one of this database (55000).';
 
--- Stores an imported key; p_key has all but the credential and the times.
+-- The error does not repeat the scheme: it may be the hash, passed in the wrong place.
+CREATE FUNCTION api_key_internal.check_scheme(p_argument text, p_scheme text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF (p_scheme IN ('md5', 'sha1', 'sha256', 'sha512', 'bcrypt', 'argon2', 'plaintext')) IS NOT TRUE THEN
+        PERFORM api_key_internal.refuse_argument(p_argument,
+            CASE WHEN p_scheme <> '' THEN 'There is no such scheme.' ELSE 'It is NULL or empty.' END,
+            'Pass md5, sha1, sha256, sha512, bcrypt, argon2 or plaintext.');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION api_key_internal.check_scheme IS 'Refuses a scheme that import_api_key_hash does not know (22023).';
+
+-- p_key has everything but the credential and the times.
 CREATE FUNCTION api_key_internal.import_key(
     p_key api_key_internal.keys, p_hash text, p_scheme text, p_row text,
     p_caller api_key_internal.caller)
@@ -85,25 +100,22 @@ DECLARE
     v_detail text;
     v_hint text;
 BEGIN
-    -- The prefix is that of the text that a rotation gives it.
+    -- The prefix is for the text that a rotation will give the key.
     v_key := api_key_internal.completed_key(v_key);
     v_key.scopes := api_key_internal.checked_scopes(coalesce(v_key.scopes, '{}'), p_caller);
-    IF p_scheme NOT IN ('md5', 'sha1', 'sha256', 'sha512', 'bcrypt', 'argon2', 'plaintext') THEN
-        -- It is not repeated: it may be the hash, in the wrong place.
-        RAISE EXCEPTION USING ERRCODE = '22023',
-            MESSAGE = CASE p_row WHEN '' THEN 'invalid p_scheme' ELSE 'invalid scheme' END,
-            DETAIL = 'There is no such scheme.',
-            HINT = 'Pass md5, sha1, sha256, sha512, bcrypt, argon2 or plaintext.';
+    -- Without a scheme, the form of the hash tells it.
+    IF p_scheme IS NOT NULL THEN
+        PERFORM api_key_internal.check_scheme(CASE p_row WHEN '' THEN 'p_scheme' ELSE 'scheme' END, p_scheme);
     END IF;
     IF p_hash IS NOT NULL THEN
         v_credential := api_key_internal.legacy_credential(p_hash, p_scheme);
     END IF;
     IF v_credential IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid hash',
-            DETAIL = CASE WHEN p_hash IS NULL THEN 'It is NULL.'
+        PERFORM api_key_internal.refuse_argument('hash',
+            CASE WHEN p_hash IS NULL THEN 'It is NULL.'
                 WHEN p_scheme IS NULL THEN 'It is not of a form that is known.'
                 ELSE format('It is not a hash of the scheme %s.', p_scheme) END,
-            HINT = 'Schemes: md5, sha1, sha256, sha512 (hexadecimal, base64, base64url), bcrypt, argon2 (PHC string), plaintext (1 to 512 bytes).';
+            'Schemes: md5, sha1, sha256, sha512 (hexadecimal, base64, base64url), bcrypt, argon2 (PHC string), plaintext (1 to 512 bytes).');
     END IF;
     v_key.key_id := coalesce(v_key.key_id, gen_random_uuid());
     v_key.legacy_scheme := v_credential ->> 'scheme';
@@ -112,9 +124,9 @@ BEGIN
     v_key.imported_handle := decode(v_credential ->> 'imported', 'hex');
     v_key.legacy_prefix := coalesce(v_key.legacy_prefix, '');
     IF octet_length(v_key.legacy_prefix) > 64 THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid key prefix',
-            DETAIL = 'It is longer than 64 bytes.',
-            HINT = 'Pass what the text of the key begins with.';
+        PERFORM api_key_internal.refuse_argument('key prefix',
+            'It is longer than 64 bytes.',
+            'Pass what the text of the key begins with.');
     END IF;
     PERFORM api_key_internal.check_key(v_key);
     UPDATE api_key_internal.root_key SET schemes = schemes || v_key.legacy_scheme
@@ -165,11 +177,7 @@ DECLARE
     v_caller api_key_internal.caller := api_key_internal.caller();
     v_key api_key_internal.keys;
 BEGIN
-    IF p_scheme IS NULL OR p_scheme = '' THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_scheme',
-            DETAIL = 'It is NULL or empty.',
-            HINT = 'Pass md5, sha1, sha256, sha512, bcrypt, argon2 or plaintext.';
-    END IF;
+    PERFORM api_key_internal.check_scheme('p_scheme', p_scheme);
     PERFORM api_key_internal.use_root_key();
     v_key.user_id := p_user_id;
     v_key.legacy_prefix := p_key_prefix;

@@ -1,5 +1,6 @@
 -- Importing a whole table of keys.
--- A row as import_api_keys has read it; a data_exception if a value does not have the type of its field.
+
+-- Raises a data_exception if a value does not have the type of its field.
 CREATE FUNCTION api_key_internal.key_row(p_row jsonb)
 RETURNS TABLE (
     key_id api_key.id, hash text, scheme text, key_prefix text, user_id api_key.id, tenant_id api_key.id,
@@ -17,7 +18,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.key_row IS 'Reads the fields of a row of import_api_keys.';
 
--- PostgreSQL's own error would repeat the value, which may be a key where columns were mixed up.
+-- PostgreSQL's own error would repeat the value, which may be a key if columns were mixed up.
 CREATE FUNCTION api_key_internal.refuse_key_row(p_row jsonb, p_where text) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -30,21 +31,21 @@ BEGIN
         BEGIN
             PERFORM api_key_internal.key_row(jsonb_build_object(v_field, v_value));
         EXCEPTION WHEN data_exception THEN
-            RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = format('invalid %s%s', v_field, p_where),
-                DETAIL = format('It cannot be read as %s.', CASE
+            PERFORM api_key_internal.refuse_argument(v_field || p_where,
+                format('It cannot be read as %s.', CASE
                     WHEN v_field IN ('key_id', 'user_id', 'tenant_id') THEN 'a uuid'
                     WHEN v_field = 'enabled' THEN 'a boolean'
                     WHEN v_field = 'scopes' THEN 'an array of texts'
                     WHEN v_field = 'allowed_ips' THEN 'an array of inet'
                     ELSE 'a timestamptz' END),
-                HINT = 'Map another column, or import a view that converts the values.';
+                'Map another column, or import a view that converts the values.');
         END;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION api_key_internal.refuse_key_row IS 'Refuses a row of import_api_keys with a value that does not have the type of its field (22023).';
 
--- Apart from import_api_keys, which runs with the rights of the caller: what it reads is judged by them.
+-- A function of its own, because import_api_keys reads with the rights of the caller.
 CREATE FUNCTION api_key.import_key_rows(p_rows jsonb, p_scheme text, p_source text, p_first bigint)
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
@@ -59,9 +60,9 @@ DECLARE
     v_number bigint := p_first;
 BEGIN
     IF jsonb_typeof(p_rows) IS DISTINCT FROM 'array' OR p_first IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_rows',
-            DETAIL = 'It is not a JSON array, or p_first is NULL.',
-            HINT = 'Call import_api_keys, which calls this.';
+        PERFORM api_key_internal.refuse_argument('p_rows',
+            'It is not a JSON array, or p_first is NULL.',
+            'Call import_api_keys, which calls this.');
     END IF;
     PERFORM api_key_internal.use_root_key();
     FOR v_fields IN SELECT value FROM jsonb_array_elements(p_rows) LOOP
@@ -92,7 +93,7 @@ BEGIN
         v_key.metadata := v_row.metadata;
         v_key := api_key_internal.import_key(
             v_key,
-            -- A bytea column comes as its hexadecimal form.
+            -- A bytea column arrives in hexadecimal.
             CASE WHEN starts_with(v_row.hash, chr(92) || 'x') THEN substr(v_row.hash, 3)
                  ELSE v_row.hash END,
             nullif(coalesce(v_row.scheme, p_scheme), 'auto'),
@@ -115,9 +116,8 @@ $$Imports rows that import_api_keys has read. Call import_api_keys instead.
 Result: {schemes, crowd, no_prefix}: how many keys of each scheme, how many keys with salted hashes share a
 prefix at most, and how many of those have no prefix.$$;
 
--- The query that reads keys for import_api_keys, and the role as which it is to run, if p_caller may read
--- that itself. Casts of types that roles have made are not asked: what to_jsonb of an enum runs belongs
--- to the owner of the enum, whose the table need not be.
+-- The query uses no casts of user-defined types: to_jsonb of an enum may run code that belongs to the
+-- owner of the enum, who need not be the owner of the table.
 CREATE FUNCTION api_key_internal.import_query(
     p_source regclass, p_columns jsonb, p_caller oid, OUT query text, OUT owner oid)
 LANGUAGE plpgsql STABLE
@@ -131,37 +131,37 @@ DECLARE
 BEGIN
     SELECT * INTO v_source FROM pg_class WHERE oid = p_source;
     IF v_source.oid IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_source',
-            DETAIL = 'It is NULL, or there is no such table.', HINT = 'Name a table or view.';
+        PERFORM api_key_internal.refuse_argument('p_source',
+            'It is NULL, or there is no such table.', 'Name a table or view.');
     ELSIF jsonb_typeof(p_columns) IS DISTINCT FROM 'object' OR NOT p_columns ? 'hash'
         OR EXISTS (SELECT FROM jsonb_each(p_columns) AS c
                    WHERE c.key <> ALL (c_fields) OR jsonb_typeof(c.value) <> 'string')
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_columns',
-            DETAIL = CASE WHEN jsonb_typeof(p_columns) IS DISTINCT FROM 'object' THEN 'It is not a JSON object.'
+        PERFORM api_key_internal.refuse_argument('p_columns',
+            CASE WHEN jsonb_typeof(p_columns) IS DISTINCT FROM 'object' THEN 'It is not a JSON object.'
                 WHEN NOT p_columns ? 'hash' THEN 'It has no "hash".'
-                -- A name of letters, not the text of a key in the wrong place.
+                -- Repeats a name of letters only: anything else may be the text of a key.
                 ELSE (SELECT CASE WHEN c.key = ANY (c_fields) THEN format('The name of the column for "%s" is not a string.', c.key)
                                   WHEN c.key ~ '^[A-Za-z_]{1,20}$' THEN format('There is no field "%s".', c.key)
                                   ELSE 'It has a field that there is not.' END
                       FROM jsonb_each(p_columns) AS c
                       WHERE c.key <> ALL (c_fields) OR jsonb_typeof(c.value) <> 'string' LIMIT 1) END,
-            HINT = format('Fields: %s.', array_to_string(c_fields, ', '));
+            format('Fields: %s.', array_to_string(c_fields, ', ')));
     ELSIF EXISTS (
         SELECT FROM jsonb_each_text(p_columns) AS c
         WHERE NOT EXISTS (SELECT FROM pg_attribute AS a
                           WHERE a.attrelid = p_source AND a.attname = c.value AND a.attnum > 0
                             AND NOT a.attisdropped))
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_columns',
-            DETAIL = (SELECT format('%s has no column of the name given for "%s".', p_source, c.key)
+        PERFORM api_key_internal.refuse_argument('p_columns',
+            (SELECT format('%s has no column of the name given for "%s".', p_source, c.key)
                       FROM jsonb_each_text(p_columns) AS c
                       WHERE NOT EXISTS (SELECT FROM pg_attribute AS a
                                         WHERE a.attrelid = p_source AND a.attname = c.value AND a.attnum > 0
                                           AND NOT a.attisdropped) LIMIT 1),
-            HINT = format('The columns of %s: %s.', p_source,
+            format('The columns of %s: %s.', p_source,
                 (SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
-                 WHERE attrelid = p_source AND attnum > 0 AND NOT attisdropped));
+                 WHERE attrelid = p_source AND attnum > 0 AND NOT attisdropped)));
     ELSIF NOT has_schema_privilege(p_caller, v_source.relnamespace, 'USAGE') OR EXISTS (
         SELECT FROM jsonb_each_text(p_columns) AS c
         WHERE NOT has_column_privilege(p_caller, p_source, c.value, 'SELECT'))
@@ -183,9 +183,9 @@ BEGIN
     ELSIF EXISTS (SELECT FROM pg_options_to_table(v_source.reloptions)
                   WHERE option_name = 'security_invoker' AND option_value::boolean)
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_source',
-            DETAIL = 'It is a view that reads with the rights of its caller, but is read as its owner.',
-            HINT = format('ALTER VIEW %s SET (security_invoker = false), or name another one.', p_source);
+        PERFORM api_key_internal.refuse_argument('p_source',
+            'It is a view that reads with the rights of its caller, but is read as its owner.',
+            format('ALTER VIEW %s SET (security_invoker = false), or name another one.', p_source));
     END IF;
     PERFORM api_key_internal.check_one_owner(p_source, '22023', 'invalid p_source');
     SELECT format('SELECT pg_catalog.jsonb_build_object(%s) FROM %s', string_agg(format(
@@ -223,7 +223,7 @@ DECLARE
     v_answer jsonb;
     v_schemes jsonb := '{}';
     v_number bigint := 0;
-    -- So many hashes take a second with argon2id, and some seconds with bcrypt.
+    -- This many hashes take about a second with argon2id, and a few seconds with bcrypt.
     c_crowd CONSTANT bigint := 32;
 BEGIN
     IF p_scheme IS NULL AND (p_columns ? 'scheme') IS FALSE THEN

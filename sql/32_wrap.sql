@@ -1,11 +1,12 @@
--- Wrapping what imported keys came with in argon2id.
+-- Wrapping the hashes of imported keys in argon2id.
+
 CREATE PROCEDURE api_key.migrate_legacy_hashes(
     p_batch_size integer = 1000, p_max_batches integer = NULL)
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    -- It commits, so it can be neither SECURITY DEFINER nor SET a search_path: all names are
-    -- qualified, those of types and operators too.
+    -- A procedure that commits can be neither SECURITY DEFINER nor SET a search_path. So all names are
+    -- qualified, including those of types and operators.
     v_run pg_catalog.uuid;
     v_wrapped pg_catalog.int8 := 0;
     v_batch pg_catalog.int4;
@@ -16,9 +17,9 @@ BEGIN
     IF p_batch_size IS NULL OR p_batch_size OPERATOR(pg_catalog.<) 1
         OR p_max_batches OPERATOR(pg_catalog.<) 1
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',
-            DETAIL = 'p_batch_size or p_max_batches is less than 1.',
-            HINT = 'CALL api_key.migrate_legacy_hashes();';
+        PERFORM api_key_internal.refuse_argument('arguments',
+            'p_batch_size or p_max_batches is less than 1.',
+            'CALL api_key.migrate_legacy_hashes();');
     END IF;
     INSERT INTO api_key_internal.migration_runs (started_at, updated_at, wrapped)
     VALUES (pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp(), 0)
@@ -27,7 +28,7 @@ BEGIN
     LOOP
         EXIT WHEN v_batches OPERATOR(pg_catalog.>=) p_max_batches;
         v_batch := 0;
-        -- Sessions that share the job skip each other's rows.
+        -- Several sessions may run this; they skip each other's rows.
         FOR v_key IN
             SELECT k.key_id, k.secret_hash FROM api_key_internal.keys AS k
             WHERE api_key_internal.hash_stage(k.secret_hash) OPERATOR(pg_catalog.=) 'bare'
@@ -51,7 +52,7 @@ BEGIN
         RAISE NOTICE 'wrapped % keys, % remain', v_wrapped, v_remaining;
         EXIT WHEN v_remaining OPERATOR(pg_catalog.=) 0;
         IF v_batch OPERATOR(pg_catalog.=) 0 THEN
-            -- Rows that remain are another session's: waits for it, in case it gives up.
+            -- Another session has the remaining rows. Wait for it, in case it gives up.
             PERFORM FROM api_key_internal.keys AS k
             WHERE api_key_internal.hash_stage(k.secret_hash) OPERATOR(pg_catalog.=) 'bare'
             LIMIT 1
@@ -73,7 +74,7 @@ p_max_batches: stop after so many batches; NULL for all.
 
 Errors: 22023.$$;
 
--- A view calls functions with the rights of its caller, who has none on our helpers.
+-- A view calls functions with the rights of its caller, who may not call our helpers.
 CREATE FUNCTION api_key.legacy_hash_counts()
 RETURNS TABLE (scheme text, total bigint, wrapped bigint, upgraded bigint, remaining bigint)
 LANGUAGE sql STABLE SECURITY DEFINER
@@ -92,7 +93,7 @@ The view legacy_hash_progress calls it.$$;
 
 CREATE VIEW api_key.legacy_hash_progress AS
 WITH speed AS (
-    -- Of the runs that got further in the last minute.
+    -- Counts the runs that made progress in the last minute.
     SELECT pg_catalog.sum(wrapped / nullif(EXTRACT(epoch FROM updated_at - started_at), 0))::numeric(12, 1)
         AS per_second
     FROM api_key_internal.migration_runs

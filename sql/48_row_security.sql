@@ -1,16 +1,34 @@
--- The common part of isolate_tenants and protect_resource.
+-- Row security: what isolate_tenants and protect_resource have in common.
 
--- The state before either came, in a table and not in comments: the text of a default is executed
--- when it comes back, and the owner of a table may comment on it what he likes.
-CREATE TABLE api_key_internal.guarded_tables (
+-- Keeps the state of each table before it was protected. It is not kept in comments: a default is executed
+-- when it is restored, and the owner of a table may write any comment.
+CREATE TABLE api_key_internal.protected_tables (
     "table" regclass PRIMARY KEY,
-    was_enabled boolean NOT NULL,
-    was_forced boolean NOT NULL
+    -- Row security before; NULL if unknown.
+    was_enabled boolean,
+    was_forced boolean,
+    -- The rest is for isolate_tenants; NULL if only protect_resource was called. This is the name of the
+    -- column at that time: policies refer to it by number.
+    tenant_column name,
+    -- The name of the table; NULL for partitions, which may be dropped at any time.
+    name text,
+    -- Whether isolate_tenants made permissive policies.
+    permits boolean,
+    -- NULL if the column had none.
+    default_before text,
+    -- The role that wrote the default; NULL if it calls code of a role that is neither the table's owner
+    -- nor a superuser.
+    default_owner name,
+    -- The index that we made, if any. It is kept by name because a dump creates indexes after it has filled
+    -- tables.
+    index_made name,
+    CHECK ((permits IS NULL) = (tenant_column IS NULL)),
+    CHECK (tenant_column IS NOT NULL OR num_nonnulls(name, default_before, default_owner, index_made) = 0)
 );
-COMMENT ON TABLE api_key_internal.guarded_tables IS 'The row security that tables had before isolate_tenants or protect_resource.';
--- Without tables that are gone, whose numbers would mean others in another database.
+COMMENT ON TABLE api_key_internal.protected_tables IS 'Tables and partitions of isolate_tenants and protect_resource, as they were before.';
+-- A dump leaves out dropped tables: their numbers would mean other tables in another database.
 SELECT pg_catalog.pg_extension_config_dump(
-    'api_key_internal.guarded_tables', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
+    'api_key_internal.protected_tables', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
 
 CREATE FUNCTION api_key_internal.is_request_by_key() RETURNS boolean
 LANGUAGE sql STABLE
@@ -21,9 +39,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.is_request_by_key IS 'Tells whether this is a request of PostgREST that acts as a key.';
 
--- PostgREST answers 401 to PostgreSQL's own refusal of a row, if the request has no token. Policies call
--- the two that follow: with a table, and the restrictive policy of the rule. PostgREST offers no function
--- of several arguments without names.
+-- PostgREST answers 401 to PostgreSQL's own refusal of a row if the request has no token, so policies call
+-- the next two functions, with the table and the restrictive policy of the rule. Their arguments have no
+-- names, so PostgREST does not expose them.
 CREATE FUNCTION api_key.refuse_row(regclass, name) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -40,8 +58,8 @@ $$Returns false, or refuses the request (HTTP 403) if it comes from PostgREST wi
 
 Policies of isolate_tenants and protect_resource call it.$$;
 
--- Permissive policies are asked first. No other restriction is relied on: where it has been dropped or
--- altered, nothing is left to it.
+-- PostgreSQL evaluates permissive policies first. The restrictive policy is looked up because somebody may
+-- have dropped or altered it.
 CREATE FUNCTION api_key.is_left_to(regclass, name) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -99,8 +117,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.our_policies IS 'Returns the policies of a table that isolate_tenants or protect_resource made.';
 
--- Where an application has decided who may do what, permissive policies would give more: we only
--- restrict. Elsewhere, without one, nobody could do anything.
+-- If the application has permissive policies, ours would grant more than they do, so we only restrict. If
+-- it has none, nobody could do anything without ours.
 CREATE FUNCTION api_key_internal.own_policies(p_table regclass) RETURNS text[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -112,15 +130,15 @@ $$;
 COMMENT ON FUNCTION api_key_internal.own_policies IS 'Returns the permissive policies of a table that the application made.';
 
 -- In Rust (src/pg/references.rs). The name of its trigger sorts before those of foreign keys ("RI_..."),
--- so that it answers first, to a hidden row and to none alike. Unlike the WITH CHECK of a policy it sees
--- rows of the same statement, and may ask the table itself. What it has found it locks as PostgreSQL's
--- own check does, so that it stays so.
+-- so it runs first and answers alike for hidden and missing rows. Unlike the WITH CHECK of a policy, it
+-- sees rows of the same statement and may query the table itself. It locks the row that it finds, as
+-- PostgreSQL's own check does.
 CREATE FUNCTION api_key_internal.check_references() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'check_references';
 COMMENT ON FUNCTION api_key_internal.check_references IS 'Refuses a reference to a row that the rule of its table hides from the writer, as if the row did not exist.';
 
--- In Rust (src/pg/references.rs). The name of its trigger sorts after those of the application, which
--- may yet change the row.
+-- In Rust (src/pg/references.rs). The name of its trigger sorts after those of the application, which may
+-- still change the row.
 CREATE FUNCTION api_key_internal.lock_moved_row() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'lock_moved_row';
 COMMENT ON FUNCTION api_key_internal.lock_moved_row IS 'Makes those who refer to a row wait while the row changes owner or tenant.';
@@ -134,21 +152,22 @@ DECLARE
     v_role oid;
 BEGIN
     IF api_key_internal.our_policies(p_table) = '{}' THEN
-        INSERT INTO api_key_internal.guarded_tables
+        INSERT INTO api_key_internal.protected_tables AS p ("table", was_enabled, was_forced)
         SELECT oid, relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = p_table
-        -- Guarded before, and somebody has dropped the policies.
-        ON CONFLICT ("table") DO NOTHING;
+        -- The table was guarded before, and somebody has dropped the policies.
+        ON CONFLICT ("table") DO UPDATE SET was_enabled = coalesce(p.was_enabled, excluded.was_enabled),
+            was_forced = coalesce(p.was_forced, excluded.was_forced);
     END IF;
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', p_table);
-    -- A partition has its triggers from its table. Replaced, a trigger is enabled again.
+    -- A partition inherits the triggers of its table. Replacing a trigger enables it again.
     IF NOT (SELECT relispartition FROM pg_class WHERE oid = p_table) THEN
         EXECUTE format('CREATE OR REPLACE TRIGGER "API_KEY_references" AFTER INSERT OR UPDATE ON %s FOR EACH ROW '
             'EXECUTE FUNCTION api_key_internal.check_references()', p_table);
     END IF;
-    -- A partition that the owner adds clones the triggers.
+    -- The owner needs this to add a partition, which clones the triggers.
     EXECUTE format('GRANT EXECUTE ON FUNCTION api_key_internal.check_references(), api_key_internal.lock_moved_row() TO %s',
         (SELECT relowner::regrole FROM pg_class WHERE oid = p_table));
-    -- Roles that execute the policies execute these too.
+    -- Roles that are subject to the policies call these functions too.
     FOR v_role IN
         SELECT relowner FROM pg_class WHERE oid = p_table
         UNION
@@ -183,12 +202,12 @@ BEGIN
     SELECT string_agg(format('OLD.%I', a.attname), ', ' ORDER BY a.attnum),
            string_agg(format('NEW.%I', a.attname), ', ' ORDER BY a.attnum) INTO v_old, v_new
     FROM pg_attribute AS a
-    -- Of a generated column any other may be the source.
+    -- A generated column may depend on any other column.
     WHERE a.attrelid = p_table AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
       AND (EXISTS (SELECT FROM columns WHERE is_generated OR columns.attname = a.attname)
            OR EXISTS (SELECT FROM policies WHERE of_whole_row));
     IF v_old IS NOT NULL AND NOT (SELECT relispartition FROM pg_class WHERE oid = p_table) THEN
-        -- Compared as they are stored, which runs no code of a type's owner.
+        -- Comparing stored images runs no code of a type's owner.
         EXECUTE format('CREATE OR REPLACE TRIGGER "~api_key_moves" BEFORE UPDATE ON %s FOR EACH ROW '
             'WHEN (pg_catalog.record_image_ne(ROW(%s), ROW(%s))) EXECUTE FUNCTION api_key_internal.lock_moved_row()',
             p_table, v_old, v_new);
@@ -202,7 +221,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_before api_key_internal.guarded_tables;
+    v_before api_key_internal.protected_tables;
     v_trigger name;
 BEGIN
     IF api_key_internal.our_policies(p_table) <> '{}' THEN
@@ -217,9 +236,12 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', v_trigger, p_table);
     END LOOP;
-    DELETE FROM api_key_internal.guarded_tables AS g WHERE g."table" = p_table
-    RETURNING * INTO v_before;
-    -- An unknown rule stays closed.
+    SELECT * INTO v_before FROM api_key_internal.protected_tables AS p WHERE p."table" = p_table;
+    -- The table stays registered for tenants even if somebody has dropped their policies.
+    UPDATE api_key_internal.protected_tables AS p SET was_enabled = NULL, was_forced = NULL
+    WHERE p."table" = p_table AND p.tenant_column IS NOT NULL;
+    DELETE FROM api_key_internal.protected_tables AS p WHERE p."table" = p_table AND p.tenant_column IS NULL;
+    -- If the former state is unknown, row security stays on.
     EXECUTE format('ALTER TABLE %s %s ROW LEVEL SECURITY, %s FORCE ROW LEVEL SECURITY', p_table,
         CASE WHEN v_before.was_enabled IS FALSE THEN 'DISABLE' ELSE 'ENABLE' END,
         CASE WHEN v_before.was_forced IS FALSE THEN 'NO' END);
@@ -229,7 +251,7 @@ BEGIN
         FROM pg_class AS c, pg_proc AS p
         WHERE c.oid = p_table AND p.oid = 'api_key_internal.check_references()'::regprocedure
           AND p.proowner <> c.relowner
-          AND NOT EXISTS (SELECT FROM api_key_internal.guarded_tables AS g JOIN pg_class AS o ON o.oid = g."table"
+          AND NOT EXISTS (SELECT FROM api_key_internal.protected_tables AS g JOIN pg_class AS o ON o.oid = g."table"
                           WHERE o.relowner = c.relowner)
         UNION ALL
         SELECT 'SELECT' LIMIT 1);

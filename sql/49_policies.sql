@@ -1,18 +1,32 @@
--- The policies of isolate_tenants and protect_resource, and the ways past them.
+-- Making the policies of isolate_tenants and protect_resource, and finding ways past them.
+
+-- If the rule does not hold for a row that is written, refuse_row or is_left_to decides.
+CREATE FUNCTION api_key_internal.policy_conditions(
+    p_table text, p_name text, p_kind text, p_command text, p_rule text, OUT reads text, OUT writes text)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN p_command <> 'INSERT' THEN p_rule END,
+        CASE WHEN p_command IN ('ALL', 'INSERT', 'UPDATE') THEN
+            format('CASE WHEN %s THEN true ELSE api_key.%I(%s, %L::name) END', p_rule,
+                CASE p_kind WHEN 'RESTRICTIVE' THEN 'refuse_row' ELSE 'is_left_to' END, p_table,
+                CASE WHEN starts_with(p_name, 'api_key_tenant') THEN 'api_key_tenant'
+                     WHEN p_kind = 'RESTRICTIVE' THEN p_name ELSE p_name || '_only' END) END
+$$;
+COMMENT ON FUNCTION api_key_internal.policy_conditions IS 'Returns the conditions of a policy that applies a rule: on the rows that its command reads, and on those that it writes.';
+
 CREATE FUNCTION api_key_internal.make_policy(
     p_table regclass, p_name text, p_kind text, p_command text, p_rule text, p_owners_text boolean) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_else text := format('api_key.%I(%L, %L)', CASE p_kind WHEN 'RESTRICTIVE' THEN 'refuse_row' ELSE 'is_left_to' END, p_table,
-        CASE WHEN p_name LIKE 'api\_key\_tenant%' THEN 'api_key_tenant' WHEN p_kind = 'RESTRICTIVE' THEN p_name ELSE p_name || '_only' END);
-    v_policy text;
+    v_policy text := (
+        SELECT format('CREATE POLICY %I ON %s AS %s FOR %s %s %s', p_name, p_table, p_kind, p_command,
+            'USING (' || c.reads || ')', 'WITH CHECK (' || c.writes || ')')
+        FROM api_key_internal.policy_conditions(
+            quote_literal(p_table), p_name, p_kind, p_command, p_rule) AS c);
 BEGIN
-    v_policy := format('CREATE POLICY %I ON %s AS %s FOR %s %s %s',
-        p_name, p_table, p_kind, p_command,
-        CASE WHEN p_command <> 'INSERT' THEN format('USING (%s)', p_rule) END,
-        CASE WHEN p_command IN ('ALL', 'INSERT', 'UPDATE') THEN format('WITH CHECK (CASE WHEN %s THEN true ELSE %s END)', p_rule, v_else) END);
     IF p_owners_text THEN
         PERFORM api_key_internal.run_as_owner(p_table, v_policy);
     ELSE
@@ -49,14 +63,16 @@ COMMENT ON FUNCTION api_key_internal.one_line IS 'Returns a text with each run o
 CREATE FUNCTION api_key_internal.policy_definitions(p_table regclass, p_kind text) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
--- These settings decide how constants are written.
+-- PostgreSQL writes constants according to these settings.
 SET quote_all_identifiers = off SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres'
 SET extra_float_digits = 1 SET bytea_output = 'hex' SET standard_conforming_strings = on
 AS $$
     SELECT coalesce(jsonb_object_agg(polname, jsonb_build_array(
-        CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, polcmd, polroles = '{0}',
+        CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+        CASE polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
+        polroles = '{0}',
         api_key_internal.one_line(pg_get_expr(polqual, polrelid)),
-        -- By the name that the table has today. Unlike %L, PostgreSQL doubles no backslashes here.
+        -- The table may have been renamed. Unlike %L, PostgreSQL does not double backslashes here.
         replace(api_key_internal.one_line(pg_get_expr(polwithcheck, polrelid)),
                 api_key_internal.one_line(format('''%s''::regclass', replace(p_table::text, '''', ''''''))),
                 'the table'))), '{}')
@@ -64,7 +80,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.policy_definitions IS 'Returns the policies of isolate_tenants (tenant) or protect_resource (resource) on a table, as PostgreSQL writes them.';
 
--- Ways past policies that PostgreSQL leaves open.
 CREATE FUNCTION api_key_internal.ways_past_policies(p_table regclass, p_columns name[]) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -77,7 +92,7 @@ AS $$
                AND d.classid = 'pg_rewrite'::regclass
         JOIN pg_rewrite AS r ON r.oid = d.objid
     ), others (attnum) AS (
-        -- Columns that others than the owner may write; 0 for all.
+        -- Columns that roles other than the owner may write; 0 for all.
         SELECT 0 FROM pg_class AS c, aclexplode(c.relacl) AS acl
         WHERE c.oid = p_table AND acl.grantee <> c.relowner AND acl.privilege_type IN ('INSERT', 'UPDATE')
         UNION ALL
@@ -85,14 +100,14 @@ AS $$
         WHERE a.attrelid = p_table AND acl.grantee <> c.relowner AND acl.privilege_type IN ('INSERT', 'UPDATE')
     )
     SELECT jsonb_build_object(
-        -- Where a value is taken, a unique index says so to everybody (23505).
+        -- A unique index tells everyone that a value is taken (23505).
         'unique', (
             SELECT coalesce(jsonb_agg(jsonb_build_object('index', i.indexrelid::regclass::text,
                 'columns', columns.names, 'guessable', columns.guessable) ORDER BY i.indexrelid::regclass::text), '[]')
             FROM pg_index AS i, LATERAL (
                 SELECT jsonb_agg(a.attname ORDER BY k.n) AS names,
                        bool_or(a.attname = ANY (p_columns)) AS own,
-                       -- Somebody else may write one of the columns, and none is random.
+                       -- Others may write one of the columns, and none has a random default.
                        bool_or(coalesce(a.attidentity <> 'a' AND a.attgenerated = '' AND (
                            NOT EXISTS (SELECT FROM others WHERE attnum > 0)
                            OR EXISTS (SELECT FROM others WHERE others.attnum IN (0, a.attnum))), true))
@@ -104,7 +119,7 @@ AS $$
                 WHERE k.n <= i.indnkeyatts
             ) AS columns
             WHERE i.indrelid = p_table AND (i.indisunique OR i.indisexclusion) AND columns.own IS NOT TRUE),
-        -- They read as their owner, whom no policy holds, or have read already.
+        -- Views whose owner no policy restricts, and materialized views.
         'views', (
             SELECT coalesce(jsonb_agg(c.oid::regclass::text ORDER BY c.oid::regclass::text), '[]')
             FROM readers JOIN pg_class AS c USING (oid) JOIN pg_roles AS o ON o.oid = c.relowner
@@ -125,7 +140,7 @@ AS $$
                     AND acl.privilege_type IN ('TRUNCATE', 'REFERENCES', 'TRIGGER')
                     AND (r.rolsuper OR r.rolbypassrls) IS NOT TRUE
                   GROUP BY 1) AS granted),
-        -- A reference there tells which rows are here.
+        -- A foreign key from an unprotected table reveals which rows exist.
         'referenced_by', (
             SELECT coalesce(jsonb_agg(DISTINCT c.conrelid::regclass::text), '[]')
             FROM pg_constraint AS c

@@ -1,24 +1,6 @@
--- As guarded_tables, for what only tenants change.
-CREATE TABLE api_key_internal.isolated_tables (
-    "table" regclass PRIMARY KEY,
-    -- As it was called then: the policies know it by number, as long as they are there.
-    "column" name NOT NULL,
-    -- The name of the table; NULL for partitions, which may be dropped without notice.
-    name text,
-    -- Whether there are permissive policies of ours.
-    permits boolean NOT NULL,
-    -- NULL if the column had none.
-    default_before text,
-    -- The role that wrote it; NULL if it calls code that belongs neither to its owner nor to a superuser.
-    default_owner name,
-    -- NULL if there was one. By its name, because a dump makes indexes after it has filled tables.
-    index_made name
-);
-COMMENT ON TABLE api_key_internal.isolated_tables IS 'The changes that isolate_tenants made besides row security.';
-SELECT pg_catalog.pg_extension_config_dump(
-    'api_key_internal.isolated_tables', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
+-- Isolating the tenants of an application.
 
--- The policy knows its column by number, whatever it is called today.
+-- A policy refers to its column by number, so it is found even if it has been renamed.
 CREATE FUNCTION api_key_internal.tenant_column(p_table regclass) RETURNS name
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -28,9 +10,9 @@ AS $$
         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid AND d.refobjsubid > 0
     JOIN pg_attribute AS a ON a.attrelid = p.polrelid AND a.attnum = d.refobjsubid
     WHERE p.polrelid = p_table AND p.polname = 'api_key_tenant'
-    -- Half of a policy that somebody has altered may name another column.
+    -- If somebody altered one half of the policy, it may refer to a second column.
     ORDER BY a.attname IS DISTINCT FROM
-        (SELECT i."column" FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table), a.attnum
+        (SELECT i.tenant_column FROM api_key_internal.protected_tables AS i WHERE i."table" = p_table), a.attnum
     LIMIT 1
 $$;
 COMMENT ON FUNCTION api_key_internal.tenant_column IS 'Returns the column of the policy by which a table is isolated; NULL without one.';
@@ -40,7 +22,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce(api_key_internal.tenant_column(p_table),
-        (SELECT "column" FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table))
+        (SELECT i.tenant_column FROM api_key_internal.protected_tables AS i WHERE i."table" = p_table))
 $$;
 COMMENT ON FUNCTION api_key_internal.isolated_by IS 'Returns the column by which a table is isolated, or was before its policy was dropped; NULL if it is not isolated.';
 
@@ -71,9 +53,9 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
-        -- A partition that was made since has ours, and before it its table's.
+        -- A partition that was made since then inherited our default. The one before is its table's.
         WHEN api_key_internal.column_default(p_table, p_column) = 'api_key.current_tenant_id()' AND p_table <> p_whole
-        THEN (SELECT i.default_owner FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_whole)
+        THEN (SELECT i.default_owner FROM api_key_internal.protected_tables AS i WHERE i."table" = p_whole)
         WHEN api_key_internal.strangers_code('pg_attrdef', d.oid, c.relowner) IS NULL
         THEN pg_get_userbyid(c.relowner) END
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
@@ -82,50 +64,64 @@ AS $$
 $$;
 COMMENT ON FUNCTION api_key_internal.default_owner IS 'Returns the role as which the default of a column may be set again; NULL if there is none.';
 
--- A table, or a part of p_whole, locked by the caller.
+-- The rule is spelt as PostgreSQL writes it back, so that the two can be compared. Because of the subquery
+-- it is evaluated once per statement, and scans stay parallel. Without a key it is NULL: no row is visible.
+CREATE FUNCTION api_key_internal.tenant_policies(p_column name, p_permits boolean)
+RETURNS TABLE (name text, kind text, command text, rule text)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.name, p.kind, p.command,
+           format('(%I = ( SELECT api_key.current_tenant_id() AS current_tenant_id))', p_column)
+    FROM (VALUES
+        -- Restrictive, so that no other policy can let a row of another tenant through.
+        ('api_key_tenant', 'RESTRICTIVE', 'ALL'),
+        ('api_key_tenant_select', 'PERMISSIVE', 'SELECT'),
+        ('api_key_tenant_insert', 'PERMISSIVE', 'INSERT'),
+        ('api_key_tenant_update', 'PERMISSIVE', 'UPDATE'),
+        ('api_key_tenant_delete', 'PERMISSIVE', 'DELETE')) AS p (name, kind, command)
+    WHERE p_permits OR p.kind = 'RESTRICTIVE'
+$$;
+COMMENT ON FUNCTION api_key_internal.tenant_policies IS 'Lists the policies of isolate_tenants for a column; the permissive ones only where an application has none of its own.';
+
+-- p_table is p_whole or a part of it, and is locked by the caller.
 CREATE FUNCTION api_key_internal.isolate(p_table regclass, p_column name, p_whole regclass) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    -- In a subquery it is asked once a statement, not once a row, and leaves scans parallel. Without
-    -- a key it is NULL, and nothing is seen.
-    v_own text := format('%I = (SELECT api_key.current_tenant_id())', p_column);
-    v_command text;
     v_default text;
     v_index name;
-    -- A table that our policies permitted before stays so, whatever policies the application has added since.
+    -- If we made permissive policies before, keep them, even if the application has added its own since.
     v_permit boolean := api_key_internal.own_policies(p_table) = '{}'
         OR 'api_key_tenant_select' = ANY (api_key_internal.our_policies(p_table, 'tenant'))
-        OR EXISTS (SELECT FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table AND i.permits);
+        OR EXISTS (SELECT FROM api_key_internal.protected_tables AS i WHERE i."table" = p_table AND i.permits);
 BEGIN
     v_default := api_key_internal.column_default(p_table, p_column);
     IF v_default = 'api_key.current_tenant_id()' THEN
-        -- A partition that was made since has ours from its table.
-        v_default := (SELECT i.default_before FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_whole);
+        -- A partition that was made since then inherited our default from its table.
+        v_default := (SELECT i.default_before FROM api_key_internal.protected_tables AS i WHERE i."table" = p_whole);
     END IF;
-    INSERT INTO api_key_internal.isolated_tables ("table", "column", name, permits, default_before, default_owner)
+    PERFORM api_key_internal.guard(p_table);
+    INSERT INTO api_key_internal.protected_tables AS p
+        ("table", tenant_column, name, permits, default_before, default_owner)
     VALUES (p_table, p_column, CASE WHEN p_table = p_whole THEN p_table::text END, v_permit, v_default,
             api_key_internal.default_owner(p_table, p_column, p_whole))
-    -- Isolated before: what was before that is known.
-    ON CONFLICT ("table") DO UPDATE SET "column" = excluded."column", name = excluded.name, permits = excluded.permits;
-    PERFORM api_key_internal.guard(p_table);
+    ON CONFLICT ("table") DO UPDATE SET
+        tenant_column = excluded.tenant_column, name = excluded.name, permits = excluded.permits,
+        -- If the table was isolated before, its first default is known.
+        default_before = CASE WHEN p.tenant_column IS NULL THEN excluded.default_before ELSE p.default_before END,
+        default_owner = CASE WHEN p.tenant_column IS NULL THEN excluded.default_owner ELSE p.default_owner END;
     PERFORM api_key_internal.drop_policies(p_table, 'tenant');
-    -- Restrictive: whatever policies there are besides, no other tenant's row gets through.
-    PERFORM api_key_internal.make_policy(p_table, 'api_key_tenant', 'RESTRICTIVE', 'ALL', v_own, false);
-    IF v_permit THEN
-        FOREACH v_command IN ARRAY ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] LOOP
-            PERFORM api_key_internal.make_policy(
-                p_table, 'api_key_tenant_' || lower(v_command), 'PERMISSIVE', v_command, v_own, false);
-        END LOOP;
-    END IF;
+    PERFORM api_key_internal.make_policy(p_table, p.name, p.kind, p.command, p.rule, false)
+    FROM api_key_internal.tenant_policies(p_column, v_permit) AS p;
     PERFORM api_key_internal.watch_moves(p_table);
     EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I SET DEFAULT api_key.current_tenant_id()',
         p_table, p_column);
     IF api_key_internal.index_on(p_table, p_column) IS NULL THEN
         EXECUTE format('CREATE INDEX ON %s (%I)', p_table, p_column);
         v_index := api_key_internal.index_on(p_table, p_column);
-        UPDATE api_key_internal.isolated_tables AS i SET index_made = v_index WHERE i."table" = p_table;
+        UPDATE api_key_internal.protected_tables AS i SET index_made = v_index WHERE i."table" = p_table;
     END IF;
 END
 $$;
@@ -149,10 +145,9 @@ BEGIN
             DETAIL = format('It is isolated by %I.', v_column),
             HINT = format('SELECT api_key.remove_tenant_isolation(%L);', p_table);
     END IF;
-    -- Of tables that are gone: partitions, and one of this name that was made anew.
-    DELETE FROM api_key_internal.isolated_tables AS i
+    -- Forget dropped partitions, and a dropped table whose name this one has now.
+    DELETE FROM api_key_internal.protected_tables AS i
     WHERE i."table" NOT IN (SELECT oid FROM pg_class) AND (i.name IS NULL OR to_regclass(i.name) = p_table);
-    DELETE FROM api_key_internal.guarded_tables AS g WHERE g."table" NOT IN (SELECT oid FROM pg_class);
     FOR v_part IN SELECT api_key_internal.parts(p_table) LOOP
         PERFORM api_key_internal.isolate(v_part, p_column, p_table);
     END LOOP;
@@ -172,7 +167,7 @@ BEGIN
                          FROM pg_constraint WHERE conrelid = p_table AND contype = 'f' AND conparentid = 0
                            AND api_key_internal.our_policies(confrelid) <> '{}'),
         'unique_without_tenant', v_ways -> 'unique') || (v_ways - 'unique')
-    INTO v_result FROM api_key_internal.isolated_tables AS i WHERE i."table" = p_table;
+    INTO v_result FROM api_key_internal.protected_tables AS i WHERE i."table" = p_table;
     PERFORM api_key_internal.warn_of(p_table, v_ways);
     PERFORM api_key_internal.audit('tenants_isolated', NULL, NULL, NULL,
         v_result - ARRAY['views', 'privileges', 'referenced_by', 'unique_without_tenant']);
@@ -205,8 +200,8 @@ referenced_by: tables that refer to this one without being isolated.
 
 Errors: 22023, 55000 isolated by another column.$$;
 
--- p_default is the text of p_whole's owner, or of one between the two: a part that belongs to somebody
--- else does not get it back.
+-- p_default was written by the owner of p_whole, or of a table between the two. A part that belongs to
+-- another role does not get it back.
 CREATE FUNCTION api_key_internal.restore_default(
     p_table regclass, p_column name, p_default text, p_owner name, p_whole regclass) RETURNS boolean
 LANGUAGE plpgsql
@@ -246,15 +241,15 @@ AS $$
 DECLARE
     v_column name;
     v_part regclass;
-    v_before api_key_internal.isolated_tables;
+    v_before api_key_internal.protected_tables;
     v_index regclass;
     v_policies text[];
     v_lost text;
     v_result jsonb;
 BEGIN
-    DELETE FROM api_key_internal.isolated_tables AS i
-    WHERE i."table" = p_table AND i."table" NOT IN (SELECT oid FROM pg_class)
-    RETURNING jsonb_build_object('table', i.name, 'column', i."column", 'policies_dropped', '{}'::text[],
+    DELETE FROM api_key_internal.protected_tables AS i
+    WHERE i."table" = p_table AND i.tenant_column IS NOT NULL AND i."table" NOT IN (SELECT oid FROM pg_class)
+    RETURNING jsonb_build_object('table', i.name, 'column', i.tenant_column, 'policies_dropped', '{}'::text[],
         'default', NULL, 'default_lost', NULL, 'index_dropped', NULL, 'row_security', NULL) INTO v_result;
     IF FOUND THEN
         PERFORM api_key_internal.audit('tenant_isolation_removed', NULL, NULL, NULL, v_result);
@@ -262,24 +257,25 @@ BEGIN
     END IF;
     PERFORM api_key_internal.lock_table(p_table);
     IF api_key_internal.isolated_by(p_table) IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_table',
-            DETAIL = format('%s is not isolated.', p_table),
-            HINT = 'Name a table that isolate_tenants was called for.';
+        PERFORM api_key_internal.refuse_argument('p_table', format('%s is not isolated.', p_table),
+            'Name a table that isolate_tenants was called for.');
     END IF;
     FOR v_part IN SELECT api_key_internal.parts(p_table) LOOP
         v_column := api_key_internal.isolated_by(v_part);
         CONTINUE WHEN v_column IS NULL;
         v_policies := api_key_internal.drop_policies(v_part, 'tenant');
-        v_before := NULL;
-        DELETE FROM api_key_internal.isolated_tables AS i WHERE i."table" = v_part RETURNING * INTO v_before;
+        SELECT * INTO v_before FROM api_key_internal.protected_tables AS i WHERE i."table" = v_part;
+        UPDATE api_key_internal.protected_tables AS i
+        SET tenant_column = NULL, name = NULL, permits = NULL, default_before = NULL, default_owner = NULL, index_made = NULL
+        WHERE i."table" = v_part;
         v_lost := NULL;
-        -- Unless somebody has set another one since.
+        -- Keep a default that somebody has set since.
         IF api_key_internal.column_default(v_part, v_column) = 'api_key.current_tenant_id()'
             AND NOT api_key_internal.restore_default(v_part, v_column, v_before.default_before, v_before.default_owner, p_table)
         THEN
             v_lost := v_before.default_before;
         END IF;
-        -- Of its name there may be another one by now.
+        -- Another index may have its name by now.
         SELECT i.indexrelid::regclass INTO v_index
         FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
         JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]

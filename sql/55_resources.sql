@@ -1,75 +1,4 @@
-CREATE TABLE api_key_internal.resources (
-    type text COLLATE "C" PRIMARY KEY CHECK (api_key_internal.is_label(type)),
-    "table" regclass NOT NULL,
-    id_column name NOT NULL,
-    owner_column name,
-    tenant_column name,
-    -- As PostgreSQL writes it, with qualified names.
-    public_when text,
-    -- As which role that was parsed: the table's owner.
-    owner name,
-    -- The columns that it reads.
-    public_columns name[],
-    -- The name of the table then.
-    name text NOT NULL,
-    protected boolean NOT NULL DEFAULT false,
-    -- Whether there are permissive policies of ours.
-    permits boolean NOT NULL DEFAULT false,
-    -- Those of the table as protect_resource has made them, to be compared.
-    policies jsonb NOT NULL DEFAULT '{}'
-);
-COMMENT ON TABLE api_key_internal.resources IS 'Resources defined by define_resource.';
-CREATE UNIQUE INDEX resources_protected ON api_key_internal.resources ("table") WHERE protected;
-SELECT pg_catalog.pg_extension_config_dump(
-    'api_key_internal.resources', 'WHERE "table" IN (SELECT oid FROM pg_catalog.pg_class)');
-
-CREATE VIEW api_key.resources AS
-SELECT type, "table"::text AS "table", id_column, owner_column, tenant_column, public_when, protected
-FROM api_key_internal.resources;
-COMMENT ON VIEW api_key.resources IS 'Lists the resources defined by define_resource.';
-COMMENT ON COLUMN api_key.resources.type IS 'The name of the type, as passed to authorize.';
-COMMENT ON COLUMN api_key.resources."table" IS 'The table whose rows are the resources.';
-COMMENT ON COLUMN api_key.resources.id_column IS 'The column of the id.';
-COMMENT ON COLUMN api_key.resources.owner_column IS 'The column of the owner; NULL if rows have none.';
-COMMENT ON COLUMN api_key.resources.tenant_column IS 'The column of the tenant; NULL if rows have none.';
-COMMENT ON COLUMN api_key.resources.public_when IS 'The condition under which anyone may read a row; NULL if there is none.';
-COMMENT ON COLUMN api_key.resources.protected IS 'Whether protect_resource has made policies on the table.';
-
--- The rule, for policies, authorize and references alike. p_identity: how tenant, user, key and the
--- scope admin are asked for.
-CREATE FUNCTION api_key_internal.resource_rule(
-    p_resource api_key_internal.resources, p_read boolean,
-    p_identity text[] = ARRAY['(SELECT api_key.current_tenant_id())', '(SELECT api_key.current_user_id())',
-        '(SELECT api_key.current_api_key() ->> ''resource_id'')', '(SELECT api_key.has_scope(''admin''))'])
-RETURNS text
-LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    -- A key that is bound to a resource is for no other.
-    SELECT format('(%1$s IS NULL OR %2$I::text = %1$s) AND (', p_identity[3], p_resource.id_column)
-        || concat_ws(' OR ',
-            CASE WHEN p_read THEN '(' || p_resource.public_when || ')' END,
-            CASE WHEN p_resource.owner_column IS NOT NULL THEN
-                format('%I = %s', p_resource.owner_column, p_identity[2]) || CASE
-                    WHEN p_resource.tenant_column IS NOT NULL THEN
-                        format(' AND (%1$I IS NULL OR %1$I = %2$s)', p_resource.tenant_column, p_identity[1])
-                    ELSE '' END
-            END,
-            p_identity[4] || CASE WHEN p_resource.tenant_column IS NOT NULL THEN
-                format(' AND %I = %s', p_resource.tenant_column, p_identity[1]) ELSE '' END)
-        || ')'
-$$;
-COMMENT ON FUNCTION api_key_internal.resource_rule IS 'Returns the rule of a resource, for reading or for everything else, as a condition on the row.';
-
--- Given away with its table, a condition is still the text of the role that owned it.
-CREATE FUNCTION api_key_internal.condition_is_of(p_resource api_key_internal.resources, p_table regclass) RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT p_resource.public_when IS NULL OR EXISTS (
-        SELECT FROM pg_class WHERE oid = p_table AND pg_get_userbyid(relowner) = p_resource.owner)
-$$;
-COMMENT ON FUNCTION api_key_internal.condition_is_of IS 'Tells whether the condition of a resource may run as the owner of a table: it is text of that owner, or there is none.';
+-- Defining types of resources, and protecting their tables.
 
 CREATE FUNCTION api_key_internal.resource(p_type text) RETURNS api_key_internal.resources
 LANGUAGE plpgsql STABLE
@@ -80,9 +9,9 @@ DECLARE
 BEGIN
     SELECT * INTO v_resource FROM api_key_internal.resources WHERE type = p_type;
     IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid resource type',
-            DETAIL = 'There is no resource of this type.',
-            HINT = 'See the view api_key.resources, or define it with api_key.define_resource.';
+        PERFORM api_key_internal.refuse_argument('resource type',
+            'There is no resource of this type.',
+            'See the view api_key.resources, or define it with api_key.define_resource.');
     ELSIF api_key_internal.others_code(v_resource."table") IS NOT NULL THEN
         PERFORM api_key_internal.check_one_owner(v_resource."table", '55000',
             format('the table of the resource %s has changed', p_type));
@@ -104,88 +33,6 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.resource IS 'Returns a defined resource, or raises 22023.';
 
--- A plain type of PostgreSQL's or of an extension: no code of a table's owner makes one of a text.
-CREATE FUNCTION api_key_internal.is_id_type(p_type oid) RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT t.typtype = 'b' AND t.typelem = 0 AND r.rolsuper
-    FROM pg_type AS t JOIN pg_roles AS r ON r.oid = t.typowner
-    WHERE t.oid = api_key_internal.base_type(p_type)
-$$;
-COMMENT ON FUNCTION api_key_internal.is_id_type IS 'Tells whether a type, or the base type of a domain, may be that of an id.';
-
--- The equality of the unique index that finds a row by its id; NULL without such an index. Besides the
--- id it may have the tenant.
-CREATE FUNCTION api_key_internal.id_operator(p_table regclass, p_id_column name, p_tenant_column name)
-RETURNS text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
-    FROM pg_index AS i, unnest(i.indkey::smallint[], i.indclass::oid[]) AS k (attnum, opclass)
-        JOIN pg_opclass AS c ON c.oid = k.opclass
-        JOIN pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amopstrategy = 3
-            AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
-        JOIN pg_operator AS o ON o.oid = a.amopopr JOIN pg_namespace AS n ON n.oid = o.oprnamespace,
-        pg_attribute AS f
-    WHERE i.indrelid = p_table AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
-      AND f.attrelid = p_table AND f.attname = p_id_column AND f.attnum = k.attnum
-      AND api_key_internal.is_id_type(f.atttypid)
-      AND NOT EXISTS (
-          SELECT FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS other (attnum, n)
-          LEFT JOIN pg_attribute AS oa ON oa.attrelid = p_table AND oa.attnum = other.attnum
-          -- An expression has no name.
-          WHERE other.n <= i.indnkeyatts
-            AND (oa.attname IN (p_id_column, p_tenant_column)) IS NOT TRUE)
-    LIMIT 1
-$$;
-COMMENT ON FUNCTION api_key_internal.id_operator IS 'Returns the operator that finds a row of a resource by its id.';
-
--- In Rust (src/pg/resources.rs). p_find gives the rows of the id $1 as one array, with the rights of the
--- owner; p_rule, a query of that array $1, runs with those of the role. Neither has the extension's.
-CREATE FUNCTION api_key_internal.holds_for(
-    p_table oid, p_owner oid, p_find text, p_id text, p_role oid, p_rule text)
-RETURNS boolean
-LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'holds_for';
-COMMENT ON FUNCTION api_key_internal.holds_for IS 'Tells whether a rule holds, for a role, for a row that the owner of a table finds.';
-
-CREATE FUNCTION api_key_internal.allows(
-    p_resource api_key_internal.resources, p_id text, p_read boolean) RETURNS boolean
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_owner oid := (SELECT relowner FROM pg_class WHERE oid = p_resource."table");
-    -- A caller that sees past policies, or may administer keys, does not lend that to a condition.
-    v_role oid := (SELECT CASE WHEN r.rolsuper OR r.rolbypassrls
-            OR has_function_privilege(r.oid, 'api_key.define_tier(text, integer, text)', 'EXECUTE')
-            THEN v_owner ELSE r.oid END
-        FROM pg_roles AS r WHERE r.rolname = api_key_internal.request_role());
-    -- Without its length, to which a cast would cut the id.
-    v_type text := (SELECT format_type(api_key_internal.base_type(atttypid), -1) FROM pg_attribute
-                    WHERE attrelid = p_resource."table" AND attname = p_resource.id_column);
-BEGIN
-    BEGIN
-        PERFORM api_key_internal.holds_for(0, v_owner, format('SELECT ARRAY[CAST($1 AS %s) IS NULL]', v_type),
-            p_id, v_owner, 'SELECT true FROM unnest($1)');
-    EXCEPTION WHEN data_exception OR invalid_schema_name OR syntax_error_or_access_rule_violation THEN
-        RETURN false;
-    END;
-    RETURN coalesce(api_key_internal.holds_for(
-        p_resource."table", v_owner,
-        -- Not by the alias alone: a column may have its name.
-        format('SELECT array_agg(("row of a resource".*)::%1$s) FROM %1$s AS "row of a resource" WHERE "row of a resource".%2$I %3$s CAST($1 AS %4$s)',
-            p_resource."table", p_resource.id_column,
-            api_key_internal.id_operator(p_resource."table", p_resource.id_column, p_resource.tenant_column), v_type),
-        p_id, v_role,
-        -- Where a condition names the whole row, it does so by the table's name.
-        (SELECT format('SELECT bool_or(%s) FROM unnest($1) AS %I', api_key_internal.resource_rule(p_resource, p_read), relname)
-         FROM pg_class WHERE oid = p_resource."table")), false);
-END
-$$;
-COMMENT ON FUNCTION api_key_internal.allows IS 'Tells whether the key of the request may read a row of a resource, or do everything else to it.';
-
 CREATE FUNCTION api_key_internal.unprotect(p_type text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -205,65 +52,6 @@ END
 $$;
 COMMENT ON FUNCTION api_key_internal.unprotect IS 'Undoes protect_resource.';
 
-CREATE FUNCTION api_key_internal.canonical_condition(
-    p_table regclass, p_condition text, OUT condition text, OUT columns name[])
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_policy oid;
-    v_has_subquery boolean;
-    v_has_system_column boolean;
-    v_code text;
-BEGIN
-    IF p_condition IS NULL THEN
-        RETURN;
-    END IF;
-    SELECT format('%I is of the type %s', a.attname, t.type) INTO v_code
-    FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid,
-        LATERAL api_key_internal.strangers_type(ARRAY[a.atttypid], c.relowner) AS t (type)
-    WHERE a.attrelid = p_table AND a.attnum > 0 AND NOT a.attisdropped AND t.type IS NOT NULL
-      -- By itself or with the whole row.
-      AND (strpos(lower(replace(p_condition, '""', '"')), lower(a.attname)) > 0
-           OR strpos(lower(replace(p_condition, '""', '"')), lower(c.relname)) > 0)
-    ORDER BY a.attnum LIMIT 1;
-    IF v_code IS NOT NULL THEN
-        -- To make one of a constant runs its constraints, as the owner of the table.
-        RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = v_code || ', which belongs to another role than the table';
-    END IF;
-    PERFORM api_key_internal.run_as_owner(
-        p_table, format(E'CREATE POLICY api_key_condition ON %s USING (%s\n)', p_table, p_condition));
-    SELECT oid, pg_get_expr(polqual, polrelid), polqual::text LIKE '%{SUBLINK %', polqual::text LIKE '%:varattno -%',
-           api_key_internal.strangers_code('pg_policy', oid, (SELECT relowner FROM pg_class WHERE oid = p_table))
-    INTO v_policy, condition, v_has_subquery, v_has_system_column, v_code
-    FROM pg_policy WHERE polrelid = p_table AND polname = 'api_key_condition' AND polwithcheck IS NULL;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'more than one expression';
-    ELSIF v_has_subquery THEN
-        -- authorize has a copy of the row, to which a subquery cannot refer.
-        RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it has a subquery';
-    ELSIF v_has_system_column THEN
-        RAISE EXCEPTION USING ERRCODE = '42601', MESSAGE = 'it names a system column';
-    ELSIF v_code IS NOT NULL THEN
-        -- References are checked, and administrators are answered, as the owner of the table.
-        RAISE EXCEPTION USING ERRCODE = '42601',
-            MESSAGE = format('it calls %s, which another role than the table''s owner owns or could replace', v_code);
-    END IF;
-    columns := ARRAY(
-        SELECT a.attname FROM pg_depend AS d
-        JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-        WHERE d.classid = 'pg_policy'::regclass AND d.objid = v_policy
-          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_table AND a.attnum > 0
-        ORDER BY a.attnum);
-    EXECUTE format('DROP POLICY api_key_condition ON %s', p_table);
-EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported THEN
-    RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_public_when',
-        DETAIL = format('It is no condition on a row of %s: %s.', p_table, SQLERRM),
-        HINT = 'Pass an expression as in WHERE, such as published AND NOT app.is_embargoed(id). Name functions with their schemas. A subquery belongs in a function.';
-END
-$$;
-COMMENT ON FUNCTION api_key_internal.canonical_condition IS 'Returns a condition on the rows of a table as PostgreSQL writes it, and the columns that it reads; NULL for NULL. Raises 22023 if it is no condition.';
-
 CREATE FUNCTION api_key.define_resource(
     p_type text, p_table regclass, p_id_column name = 'id', p_owner_column name = 'owner_id',
     p_tenant_column name = NULL, p_public_when text = NULL)
@@ -275,21 +63,17 @@ DECLARE
     v_protected boolean;
     v_public_columns name[];
 BEGIN
-    IF p_type IS NULL OR p_type !~ '^[A-Za-z0-9_.-]{1,63}$' THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_type',
-            DETAIL = 'A resource type is named by 1 to 63 of the characters A-Z a-z 0-9 _ . -',
-            HINT = 'Call define_resource with such a name, such as article.';
-    END IF;
+    PERFORM api_key_internal.check_label('p_type', p_type, 'A resource type');
     PERFORM api_key_internal.check_table(p_table);
     PERFORM api_key_internal.check_one_owner(p_table, '22023', 'invalid p_table');
     PERFORM api_key_internal.check_column('p_id_column', p_table, p_id_column, false);
-    -- The conversion of a text to an id runs with the rights of others.
+    -- Converting a text to the id must run no code of the type's owner.
     IF NOT EXISTS (SELECT FROM pg_attribute AS a
                    WHERE a.attrelid = p_table AND a.attname = p_id_column AND api_key_internal.is_id_type(a.atttypid))
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_id_column',
-            DETAIL = format('%s.%I is an array, a row or the like, or of a type that a role has made.', p_table, p_id_column),
-            HINT = 'Name a column of a type of PostgreSQL''s or of an extension, such as uuid, integer or text.';
+        PERFORM api_key_internal.refuse_argument('p_id_column',
+            format('%s.%I is an array, a row or the like, or of a type that a role has made.', p_table, p_id_column),
+            'Name a column of a type of PostgreSQL''s or of an extension, such as uuid, integer or text.');
     END IF;
     IF p_owner_column IS NOT NULL THEN
         PERFORM api_key_internal.check_column('p_owner_column', p_table, p_owner_column, true);
@@ -298,9 +82,9 @@ BEGIN
         PERFORM api_key_internal.check_column('p_tenant_column', p_table, p_tenant_column, true);
     END IF;
     IF api_key_internal.id_operator(p_table, p_id_column, p_tenant_column) IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid p_id_column',
-            DETAIL = format('No unique index finds one row of %s by it, or by it and the tenant.', p_table),
-            HINT = 'Name the primary key, or make a unique index.';
+        PERFORM api_key_internal.refuse_argument('p_id_column',
+            format('No unique index finds one row of %s by it, or by it and the tenant.', p_table),
+            'Name the primary key, or make a unique index.');
     END IF;
     IF p_public_when IS NOT NULL THEN
         PERFORM api_key_internal.lock_table(p_table);
@@ -383,7 +167,7 @@ DECLARE
     v_rule text;
     v_ways jsonb;
     v_result jsonb;
-    -- Permissive policies of ours stay, whatever policies the application has added since.
+    -- If we made permissive policies before, keep them, even if the application has added its own since.
     v_permit boolean := api_key_internal.own_policies(v_table) = '{}'
         OR 'api_key_resource_select' = ANY (api_key_internal.our_policies(v_table, 'resource'))
         OR v_resource.permits;
@@ -404,7 +188,7 @@ BEGIN
             EXECUTE format('CREATE POLICY api_key_resource_part ON %s AS RESTRICTIVE USING (false)', v_part);
         END IF;
     END LOOP;
-    -- As with tenants: what restricts, and where an application has not decided itself, what permits.
+    -- As for tenants: always restrict, and permit only if the application has no permissive policies.
     FOREACH v_kind IN ARRAY CASE WHEN v_permit
         THEN ARRAY['RESTRICTIVE', 'PERMISSIVE'] ELSE ARRAY['RESTRICTIVE'] END
     LOOP

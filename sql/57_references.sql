@@ -1,8 +1,8 @@
--- In place of policies (src/pg/references.rs): the rules of the table that a foreign key refers to, and of
--- those that it is a part of, as conditions. Rules stand in the registry, so they hold where somebody has
--- dropped the policies. As PostgreSQL does it itself: only a partitioned table is looked into, and the row
--- is locked. NULL for the copies of a key to a partitioned table, of which the catalog has one for each
--- partition.
+-- The check of a foreign key (src/pg/references.rs) evaluates the rules of the referenced table, and of the
+-- tables that it is a part of, as conditions. They come from the registry, so they hold even if somebody
+-- has dropped the policies. As in PostgreSQL's own check, only a partitioned table is searched with its
+-- parts, and the row is locked. NULL for the copies of a key to a partitioned table, which the catalog has
+-- for each partition.
 CREATE FUNCTION api_key_internal.reference_lookup(p_constraint oid, OUT owner oid, OUT query text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -15,7 +15,7 @@ DECLARE
     v_resource api_key_internal.resources;
     v_rules text[] := '{}';
     v_identity text[];
-    -- By which a condition names the whole row.
+    -- The name by which a condition refers to the whole row.
     v_alias name;
 BEGIN
     SELECT * INTO STRICT v_key FROM pg_constraint WHERE oid = p_constraint;
@@ -26,7 +26,7 @@ BEGIN
     END IF;
     SELECT * INTO STRICT v_table FROM pg_class WHERE oid = v_key.confrelid;
     v_alias := v_table.relname;
-    -- Behind the values of the key: src/pg/references.rs has the same order.
+    -- These parameters follow the values of the key, in the order of src/pg/references.rs.
     SELECT array_agg(CASE n WHEN 3 THEN format('($%s OPERATOR(pg_catalog.->>) ''resource_id''::text)', cardinality(v_key.conkey) + n)
                      ELSE format('$%s', cardinality(v_key.conkey) + n) END ORDER BY n)
     INTO v_identity FROM generate_series(1, 4) AS n;

@@ -1,22 +1,16 @@
--- Checks that the tables of isolate_tenants and protect_resource are still protected: tools that bring a
--- schema up to date drop policies that they do not know, and new partitions have no policies yet.
+-- Checking that tables are still protected: migration tools drop policies that they do not know, and new
+-- partitions have none yet.
 
-CREATE FUNCTION api_key_internal.tenant_policies(p_column name, p_permits boolean) RETURNS jsonb
+CREATE FUNCTION api_key_internal.tenant_definitions(p_column name, p_permits boolean) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT jsonb_object_agg(name, jsonb_build_array(kind, command, true,
-        CASE WHEN command <> 'a' THEN rule END,
-        CASE WHEN command IN ('*', 'a', 'w') THEN format('CASE WHEN %s THEN true ELSE %s END', rule, otherwise) END))
-    FROM api_key_internal.one_line(format('(%I = ( SELECT api_key.current_tenant_id() AS current_tenant_id))', p_column)) AS rule,
-        (VALUES ('api_key_tenant', 'RESTRICTIVE', '*'), ('api_key_tenant_select', 'PERMISSIVE', 'r'),
-                ('api_key_tenant_insert', 'PERMISSIVE', 'a'), ('api_key_tenant_update', 'PERMISSIVE', 'w'),
-                ('api_key_tenant_delete', 'PERMISSIVE', 'd')) AS p (name, kind, command),
-        format('api_key.%I(the table, ''api_key_tenant''::name)',
-               CASE kind WHEN 'RESTRICTIVE' THEN 'refuse_row' ELSE 'is_left_to' END) AS otherwise
-    WHERE p_permits OR kind = 'RESTRICTIVE'
+    SELECT jsonb_object_agg(p.name, jsonb_build_array(p.kind, p.command, true,
+        api_key_internal.one_line(c.reads), api_key_internal.one_line(c.writes)))
+    FROM api_key_internal.tenant_policies(p_column, p_permits) AS p,
+         api_key_internal.policy_conditions('the table', p.name, p.kind, p.command, p.rule) AS c
 $$;
-COMMENT ON FUNCTION api_key_internal.tenant_policies IS 'Returns the policies that isolate_tenants makes, in the form of policy_definitions.';
+COMMENT ON FUNCTION api_key_internal.tenant_definitions IS 'Returns the policies of isolate_tenants in the form of policy_definitions.';
 
 -- Checks the work of guard and watch_moves, and the policies.
 CREATE FUNCTION api_key_internal.missing(p_table regclass, p_kind text, p_policies jsonb) RETURNS SETOF text
@@ -39,7 +33,7 @@ AS $$
         SELECT FROM pg_trigger
         WHERE tgrelid = p_table AND tgname = name AND tgfoid = function AND tgenabled IN ('O', 'A'))
     UNION ALL
-    -- Of another owner since.
+    -- The table may have changed owner since.
     SELECT 'privilege of the owner to add partitions' FROM pg_class
     WHERE oid = p_table AND relkind = 'p'
       AND NOT has_function_privilege(relowner, 'api_key_internal.check_references()', 'EXECUTE')
@@ -55,14 +49,14 @@ DECLARE
     v_whole regclass;
     v_part regclass;
     v_column name;
-    v_isolated api_key_internal.isolated_tables;
+    v_isolated api_key_internal.protected_tables;
     v_resource api_key_internal.resources;
     v_seen regclass[] := '{}';
     v_define text;
 BEGIN
     protected_by := 'tenants';
     FOR v_isolated IN
-        SELECT * FROM api_key_internal.isolated_tables AS i
+        SELECT * FROM api_key_internal.protected_tables AS i
         WHERE i."table" NOT IN (SELECT oid FROM pg_class) AND i.name IS NOT NULL
         ORDER BY i.name
     LOOP
@@ -70,30 +64,30 @@ BEGIN
         missing := ARRAY['table'];
         hint := CASE WHEN to_regclass(v_isolated.name) IS NULL
             THEN format('SELECT api_key.remove_tenant_isolation(%s);', v_isolated."table"::oid)
-            ELSE format('SELECT api_key.isolate_tenants(%L, %L);', v_isolated.name, v_isolated."column") END;
+            ELSE format('SELECT api_key.isolate_tenants(%L, %L);', v_isolated.name, v_isolated.tenant_column) END;
         RETURN NEXT;
     END LOOP;
-    -- Also where the policies are there but the registry is not: one schema of a dump.
+    -- Includes tables that have policies but are not registered, as after restoring one schema of a dump.
     FOR v_whole IN
         SELECT DISTINCT whole FROM (
-            SELECT i."table" FROM api_key_internal.isolated_tables AS i
+            SELECT i."table" FROM api_key_internal.protected_tables AS i WHERE i.tenant_column IS NOT NULL
             UNION SELECT polrelid FROM pg_policy WHERE polname = 'api_key_tenant') AS t ("table"),
             api_key_internal.wholes(t."table") AS whole
         WHERE EXISTS (SELECT FROM pg_class WHERE oid = t."table")
           AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = whole)
     LOOP
         FOR v_part IN SELECT api_key_internal.parts(v_whole) LOOP
-            SELECT * INTO v_isolated FROM api_key_internal.isolated_tables AS i
-            WHERE i."table" IN (SELECT api_key_internal.wholes(v_part))
+            SELECT * INTO v_isolated FROM api_key_internal.protected_tables AS i
+            WHERE i.tenant_column IS NOT NULL AND i."table" IN (SELECT api_key_internal.wholes(v_part))
             ORDER BY i."table" = v_part DESC LIMIT 1;
             v_column := coalesce(api_key_internal.tenant_column(v_part), api_key_internal.tenant_column(v_whole),
-                                 v_isolated."column");
-            -- Beside it there may be what is not isolated.
+                                 v_isolated.tenant_column);
+            -- Another table of the same hierarchy need not be isolated.
             CONTINUE WHEN v_column IS NULL OR v_part = ANY (v_seen);
             v_seen := v_seen || v_part;
-            -- Renamed, the column is still that of the policies; the policy of another one is not ours.
-            IF api_key_internal.column_of_type(v_part, v_isolated."column", false) AND v_isolated."column" IS NOT NULL THEN
-                v_column := v_isolated."column";
+            -- The policies follow a column that is renamed. A policy on another column is not ours.
+            IF api_key_internal.column_of_type(v_part, v_isolated.tenant_column, false) AND v_isolated.tenant_column IS NOT NULL THEN
+                v_column := v_isolated.tenant_column;
             END IF;
             "table" := v_part::text;
             missing := ARRAY(
@@ -103,7 +97,7 @@ BEGIN
                 SELECT format('default of %I', v_column)
                 WHERE api_key_internal.column_default(v_part, v_column) IS DISTINCT FROM 'api_key.current_tenant_id()'
                 UNION ALL
-                SELECT api_key_internal.missing(v_part, 'tenant', api_key_internal.tenant_policies(v_column,
+                SELECT api_key_internal.missing(v_part, 'tenant', api_key_internal.tenant_definitions(v_column,
                     CASE WHEN v_isolated."table" = v_part THEN v_isolated.permits
                          ELSE api_key_internal.own_policies(v_part) = '{}' END))
                 UNION ALL
@@ -114,7 +108,7 @@ BEGIN
                 IF NOT api_key_internal.column_of_type(v_part, v_column, false) THEN
                     hint := format('ALTER TABLE %s ADD COLUMN %I uuid; ', v_whole, v_column) || hint;
                 ELSIF NOT api_key_internal.column_of_type(v_part, v_column, true) THEN
-                    -- To change the type may run code of the owner's.
+                    -- Changing the type may run the owner's code, so the hint leaves it to the owner.
                     hint := hint || ' -- once the owner of the table has made the column a uuid again';
                 END IF;
             END IF;
@@ -148,9 +142,9 @@ BEGIN
                 SELECT format('unique index of %I', v_resource.id_column)
                 WHERE v_part = v_resource."table" AND api_key_internal.id_operator(
                     v_part, v_resource.id_column, v_resource.tenant_column) IS NULL);
-            -- Parts come after their table, and are mended with it.
+            -- Parts follow their table, and are repaired with it.
             IF missing <> '{}' THEN
-                -- The text of a former owner is not for the present one to parse.
+                -- The present owner must not parse text of a former one.
                 v_define := format('SELECT api_key.define_resource(%L, %L, %L, %L, %L, %L); -- put in the %s',
                     v_resource.type, v_resource."table", v_resource.id_column, v_resource.owner_column,
                     v_resource.tenant_column,
@@ -160,7 +154,7 @@ BEGIN
             END IF;
             missing := missing || ARRAY(SELECT api_key_internal.missing(v_part, 'resource',
                 CASE WHEN v_part = v_resource."table" THEN v_resource.policies
-                     ELSE '{"api_key_resource_part": ["RESTRICTIVE", "*", true, "false", null]}' END));
+                     ELSE '{"api_key_resource_part": ["RESTRICTIVE", "ALL", true, "false", null]}' END));
             hint := CASE WHEN missing <> '{}'
                 THEN coalesce(v_define, format('SELECT api_key.protect_resource(%L);', v_resource.type)) END;
             RETURN NEXT;

@@ -54,15 +54,15 @@ DECLARE
         'api_key.check_rate_limit(text, text, integer)'];
 BEGIN
     IF p_anon IS NULL OR p_authenticated IS NULL OR p_service IS NULL OR p_authenticator IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',
-            DETAIL = 'The name of a role is NULL.',
-            HINT = 'Leave it out for the usual name.';
+        PERFORM api_key_internal.refuse_argument('arguments',
+            'The name of a role is NULL.',
+            'Leave it out for the usual name.');
     ELSIF p_service IN (p_anon, p_authenticated, p_authenticator) OR p_anon = p_authenticated
         OR p_authenticator IN (p_anon, p_authenticated)
     THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'invalid arguments',
-            DETAIL = 'Two of the roles are the same.',
-            HINT = 'Name four different roles.';
+        PERFORM api_key_internal.refuse_argument('arguments',
+            'Two of the roles are the same.',
+            'Name four different roles.');
     END IF;
     FOREACH v_role IN ARRAY ARRAY[p_anon, p_authenticated, p_service, p_authenticator] LOOP
         IF EXISTS (SELECT FROM pg_roles WHERE rolname = v_role) THEN

@@ -1,4 +1,4 @@
-//! Helper of sql/55_resources.sql: the rule of a resource, asked for a row that the caller may not see.
+//! Helper of sql/56_authorize.sql: the rule of a resource, asked for a row that the caller may not see.
 
 use std::ffi::CString;
 

@@ -219,7 +219,7 @@ describe('keys after dump and restore', () => {
       (SELECT string_agg(indexdef, ' ' ORDER BY indexdef) FROM pg_indexes WHERE schemaname = 'app' AND tablename = relname) AS indexes,
       api_key_internal.column_default(c.oid, 'tenant_id') AS default,
       (SELECT jsonb_agg(to_jsonb(r) ORDER BY type) FROM api_key.resources AS r WHERE r.table = c.oid::regclass::text) AS resources,
-      (SELECT to_jsonb(g) - 'table' FROM api_key_internal.guarded_tables AS g WHERE g.table = c.oid) AS before
+      (SELECT to_jsonb(g) - 'table' FROM api_key_internal.protected_tables AS g WHERE g.table = c.oid) AS before
     FROM pg_class AS c WHERE relnamespace = 'app'::regnamespace AND relkind IN ('r', 'p')
     ORDER BY relname`)
     ).rows

@@ -135,7 +135,7 @@ ROLLBACK;
 :do('DROP TABLE app.own CASCADE; CREATE TABLE app.own (id integer PRIMARY KEY, tenant_id uuid)');
 :do('DROP TABLE app.notes CASCADE');
 :do('DROP TABLE app.days_1');
-:do('TRUNCATE api_key_internal.isolated_tables');
+:do('TRUNCATE api_key_internal.protected_tables');
 CREATE PROCEDURE pg_temp.mend(p_old text, p_new text) LANGUAGE plpgsql AS $$
 DECLARE
     v_left bigint;

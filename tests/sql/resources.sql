@@ -133,7 +133,7 @@ SELECT api_key.remove_resource('other'), api_key.remove_resource('doc'), api_key
 SELECT relrowsecurity, relforcerowsecurity, (SELECT count(*) FROM pg_policy
     WHERE polrelid = c.oid) AS policies, (SELECT count(*) FROM pg_trigger WHERE tgrelid = c.oid) AS triggers
     FROM pg_class AS c WHERE oid = 'app.docs'::regclass;
-SELECT count(*) FROM api_key_internal.guarded_tables;
+SELECT count(*) FROM api_key_internal.protected_tables;
 SELECT api_key.authorize('doc', '1', 'read');
 \echo :SQLSTATE
 

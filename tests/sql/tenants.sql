@@ -266,8 +266,7 @@ ALTER TABLE app.folders ALTER tenant_id SET DEFAULT '00000000-0000-4000-8000-000
 SELECT jsonb_pretty(api_key.remove_tenant_isolation('app.folders'));
 SELECT indexname FROM pg_indexes WHERE schemaname = 'app' AND tablename IN ('Notes', 'folders') ORDER BY 1;
 SELECT api_key.remove_tenant_isolation('app.tree') ->> 'row_security' AS row_security;
-SELECT count(*) FROM api_key_internal.isolated_tables;
-SELECT count(*) FROM api_key_internal.guarded_tables;
+SELECT count(*) FROM api_key_internal.protected_tables;
 :request_a
 SELECT count(*) FROM app.folders;
 ROLLBACK;
