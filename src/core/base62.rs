@@ -6,8 +6,7 @@
 /// The digits in order of their value.
 pub const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Writes `value` as `N` digits. `N` must be wide enough for the values it is used with;
-/// digits that do not fit are cut off at the front.
+/// Writes `value` as `N` digits. If `N` is too small, the most significant digits are lost.
 #[must_use]
 pub fn encode<const N: usize>(mut value: u128) -> [u8; N] {
     let mut text = [b'0'; N];
@@ -29,10 +28,10 @@ const VALUES: [u8; 256] = {
     values
 };
 
-/// Reads digits; `None` for any other byte and for values of 2^128 and more.
+/// Reads digits. `None` if a byte is not a digit or the value is 2^128 or more.
 #[must_use]
 pub fn decode(text: &[u8]) -> Option<u128> {
-    // As many digits at a time as a word has room for: a u128 takes several times as long.
+    // Ten digits fit into a u64, whose arithmetic is several times as fast as that of a u128.
     text.chunks(10).try_fold(0u128, |value, digits| {
         let (mut word, mut unit) = (0u64, 1u64);
         for &byte in digits {
@@ -60,7 +59,7 @@ mod tests {
 
         #[test]
         fn values_of_2_to_the_128_and_more_are_refused(above in 0u128..1 << 100) {
-            // Twenty-two digits tell values up to 62^22, some 20 times as many.
+            // 22 digits can express values up to 62^22, about 8 times 2^128.
             let mut text = encode::<22>(above);
             let mut carry = 0;
             for (digit, more) in text.iter_mut().zip(encode::<22>(u128::MAX)).rev() {

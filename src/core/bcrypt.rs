@@ -7,17 +7,17 @@ use base64ct::{Base64Bcrypt, Encoding};
 use blowfish::Blowfish;
 use zeroize::Zeroizing;
 
-/// The costs that there are: binary logarithms of the number of rounds.
+/// The valid costs: binary logarithms of the number of rounds.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=31;
-/// Length of `$2b$06$` and the salt's 22 digits.
+/// Length in bytes of `$2b$06$` and the salt's 22 digits.
 pub const SETTING: usize = 29;
-/// Length of a whole string.
+/// Length in bytes of a complete hash string.
 pub const LENGTH: usize = 60;
 
 const VARIANTS: [&str; 4] = ["$2a$", "$2b$", "$2x$", "$2y$"];
-/// How much of a text counts.
+/// bcrypt ignores any bytes of a text after these.
 const MAX_TEXT: usize = 72;
-/// "OrpheanBeholderScryDoubt".
+/// "OrpheanBeholderScryDoubt", the text that bcrypt encrypts.
 const PLAINTEXT: [[u32; 2]; 3] =
     [[0x4f72_7068, 0x6561_6e42], [0x6568_6f6c, 0x6465_7253], [0x6372_7944, 0x6f75_6274]];
 
@@ -30,12 +30,12 @@ pub struct Setting {
     pub salt: [u8; 16],
 }
 
-/// A hash: 184 of the 192 bits.
+/// A hash: bcrypt keeps 184 of the 192 bits it computes.
 pub type Output = Zeroizing<[u8; 23]>;
 
 impl Setting {
-    /// Reads `$2b$06$` and 22 digits of salt; any of the variants, which differ in how they were
-    /// made by buggy code, and in nothing else.
+    /// Reads `$2b$06$` and 22 digits of salt. All variants are read alike: they only tell hashes of
+    /// older, buggy implementations apart. `None` if the text has another form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (variant, rest) = text.split_at_checked(4)?;
@@ -50,9 +50,9 @@ impl Setting {
         Some(Self { cost: cost?, salt: bytes })
     }
 
-    /// Hashes a text, of which the first 72 bytes count, with the zero byte behind a shorter one.
+    /// Hashes the first 72 bytes of a text. A shorter text is followed by a zero byte.
     ///
-    /// `checkpoint` is called in each round, about every 80 microseconds. It may unwind.
+    /// `checkpoint` is called before each round, about every 80 microseconds. It may unwind.
     pub fn hash(&self, text: &[u8], mut checkpoint: impl FnMut()) -> Output {
         let mut key = Zeroizing::new([0; MAX_TEXT]);
         let length = text.len().min(MAX_TEXT);
@@ -79,7 +79,7 @@ impl Setting {
         output
     }
 
-    /// The whole string of a hash, of the variant `$2b$`.
+    /// The complete hash string, as variant `$2b$`.
     #[must_use]
     pub fn string(&self, output: &Output) -> Zeroizing<String> {
         let mut digits = Zeroizing::new([0; 31]);
@@ -91,7 +91,7 @@ impl Setting {
     }
 }
 
-/// Reads a whole string: its setting and its hash.
+/// Reads a complete hash string of any variant. `None` if it has another form.
 #[must_use]
 pub fn parse(text: &str) -> Option<(Setting, Output)> {
     let (setting, digits) = text.split_at_checked(SETTING)?;
@@ -111,9 +111,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Held against the crate `bcrypt`, for texts of every length and all bytes.
         #[test]
-        fn hashes_as_another_implementation_does(
+        fn hashes_match_those_of_the_bcrypt_crate(
             text in prop::collection::vec(any::<u8>(), 0..100),
             salt: [u8; 16],
             cost in 4u32..7,
@@ -127,9 +126,9 @@ mod tests {
             prop_assert_eq!(parse(&setting.string(&output)), Some((setting, output)));
         }
 
-        /// Both implementations read the same hashes, within the costs that are allowed here.
+        /// Costs outside ours, and costs with a sign, are left out of the comparison.
         #[test]
-        fn reads_what_another_implementation_reads(
+        fn parses_the_same_strings_as_the_bcrypt_crate(
             variant in "2[abxyc]",
             cost in "[0-3][0-9]|\\+6|6\\$",
             digits in "[./A-Za-z0-9]{51,54}",

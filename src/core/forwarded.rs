@@ -1,10 +1,10 @@
-//! The client's address, from what proxies wrote into `X-Forwarded-For`.
+//! The client's address, taken from `X-Forwarded-For`.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The address that the outermost of `trusted` proxies saw: so many entries from the right. What is
-/// left of it the client may have written itself. `None` if there is no such entry, or if it is
-/// not an address.
+/// The client's address as the outermost of `trusted` proxies saw it: entry number `trusted` from
+/// the right. The client may have forged any entry to the left of it. `None` if there is no such
+/// entry or it is not an address.
 #[must_use]
 pub fn client_address(forwarded_for: &str, trusted: usize) -> Option<IpAddr> {
     let entry = forwarded_for.rsplit(',').nth(trusted.checked_sub(1)?)?.trim();
@@ -23,14 +23,14 @@ mod tests {
     }
 
     #[test]
-    fn counts_from_the_right_past_what_the_client_wrote() {
+    fn counts_from_the_right_and_ignores_forged_entries() {
         assert_eq!(address("198.51.100.7", 1).as_deref(), Some("198.51.100.7"));
         assert_eq!(address("10.0.0.1, 198.51.100.7", 1).as_deref(), Some("198.51.100.7"));
         assert_eq!(address("6.6.6.6,198.51.100.7 , 10.0.0.1", 2).as_deref(), Some("198.51.100.7"));
     }
 
     #[test]
-    fn without_that_many_entries_there_is_no_address() {
+    fn too_few_entries_give_no_address() {
         assert_eq!(address("198.51.100.7", 2), None);
         assert_eq!(address("198.51.100.7", 0), None);
         assert_eq!(address("", 1), None);

@@ -1,7 +1,7 @@
-//! The generic cell rate algorithm (ITU-T I.371, annex A): a limit of `limit` in a period, with
-//! bursts, kept in one number: the theoretical arrival time of the next request.
+//! The generic cell rate algorithm (ITU-T I.371, annex A): a rate limit with bursts whose state is
+//! one number, the theoretical arrival time of the next request.
 
-/// A rate limit. Times are in one unit and epoch of the caller's choice.
+/// A rate limit. The caller chooses one unit and epoch for all times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     /// Time between two requests at the limit's pace.
@@ -11,8 +11,9 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// `limit` requests in `period`, of which `burst` may come at once. Values below 1 count as 1.
-    /// A period that does not divide evenly is rounded so that no more get through.
+    /// Allows `limit` requests in `period`, of which `burst` may arrive at once. A `limit` or
+    /// `burst` of 0 counts as 1. The time between requests is rounded up, so that no extra request
+    /// gets through.
     #[must_use]
     pub fn new(limit: u32, period: i64, burst: u32) -> Self {
         let limit = i64::from(limit.max(1));
@@ -20,15 +21,15 @@ impl Rate {
         Self { interval, tolerance: interval.saturating_mul(i64::from(burst.max(1))) }
     }
 
-    /// Takes `cost` requests at `now`, or says how long to wait for them.
+    /// Takes `cost` requests at `now`.
     ///
-    /// `arrival` is the state, 0 at first; it changes only if the requests are taken.
+    /// `arrival` is the state, initially 0. It changes only on success.
     ///
     /// # Errors
-    /// The time to wait.
+    /// The time to wait, if the limit does not allow the requests yet. `i64::MAX` if the arithmetic
+    /// overflows.
     pub fn take(self, arrival: &mut i64, now: i64, cost: u32) -> Result<(), i64> {
         let next = self.interval.checked_mul(i64::from(cost));
-        // More than can be counted is more than is allowed.
         let next = next.and_then(|cost| (*arrival).max(now).checked_add(cost)).ok_or(i64::MAX)?;
         let wait = next.saturating_sub(now).saturating_sub(self.tolerance);
         if wait > 0 {
@@ -38,35 +39,35 @@ impl Rate {
         Ok(())
     }
 
-    /// Takes one request at `now` even if it is over the limit: later ones wait for it.
+    /// Takes one request at `now` even if it exceeds the limit: later requests wait longer.
     pub fn owe(self, arrival: &mut i64, now: i64) {
         *arrival = (*arrival).max(now).saturating_add(self.interval);
     }
 
-    /// Gives back one request that was taken.
+    /// Returns one request that was taken.
     pub fn give_back(self, arrival: &mut i64) {
         *arrival = arrival.saturating_sub(self.interval);
     }
 
-    /// How many requests may come at once at `now`.
+    /// Number of requests that may arrive at once at `now`.
     #[must_use]
     pub fn remaining(self, arrival: i64, now: i64) -> i64 {
         self.tolerance.saturating_sub(self.reset(arrival, now)).max(0) / self.interval
     }
 
-    /// How long it takes from `now`, without requests, until all of the burst may come at once.
+    /// Time from `now`, without requests, until a full burst is available again.
     #[must_use]
     pub fn reset(self, arrival: i64, now: i64) -> i64 {
         arrival.saturating_sub(now).max(0)
     }
 
-    /// How long one request takes at the limit's pace.
+    /// Time between two requests at the limit's pace.
     #[must_use]
     pub const fn interval(self) -> i64 {
         self.interval
     }
 
-    /// How long a burst takes at the limit's pace.
+    /// Time that a full burst takes at the limit's pace.
     #[must_use]
     pub const fn window(self) -> i64 {
         self.tolerance
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owed_is_waited_for() {
+    fn an_owed_request_delays_later_ones() {
         let rate = Rate::new(10, 60, 1);
         let mut arrival = 0;
         assert_eq!(rate.take(&mut arrival, 1000, 1), Ok(()));
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_remains() {
+    fn reports_remaining_requests_and_reset_time() {
         let rate = Rate::new(10, 60, 5);
         let mut arrival = 0;
         assert_eq!((rate.remaining(arrival, 1000), rate.reset(arrival, 1000)), (5, 0));
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn is_kept_however_wide_it_is() {
+    fn an_extreme_period_and_burst_do_not_overflow() {
         let rate = Rate::new(1, i64::MAX / 4, u32::MAX);
         let mut arrival = 0;
         assert_eq!(rate.take(&mut arrival, 1000, 3), Ok(()));
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_divide_evenly_is_slower_not_faster() {
+    fn an_uneven_period_rounds_to_the_slower_pace() {
         let rate = Rate::new(7, 1_000_000, 1);
         let mut arrival = 0;
         assert_eq!(rate.take(&mut arrival, 0, 1), Ok(()));
@@ -134,9 +135,8 @@ mod tests {
     }
 
     proptest! {
-        // Between any two of those that got through there are, besides the burst, at most as many
-        // as the time between them allows. And it is no stricter than it says: who is told to
-        // wait and does gets through, and no earlier.
+        // In any span of time no more requests get through than the burst and the pace allow. A
+        // request that waits for exactly the reported time gets through, and not one unit earlier.
         #[test]
         fn never_lets_more_through_than_defined(
             limit in 1u32..50,

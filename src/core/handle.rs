@@ -1,4 +1,4 @@
-//! Handles, by which legacy keys are found without storing an unsalted digest of their text.
+//! Handles: lookup values of legacy keys, which avoid storing an unsalted digest of the text.
 
 /// HMAC-SHA256 of a text or a digest under the root key, cut to 128 bits.
 pub type Handle = [u8; 16];

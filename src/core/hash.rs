@@ -1,6 +1,6 @@
-//! argon2id (RFC 9106) over secrets, kept as PHC strings.
+//! argon2id hashes (RFC 9106) of secrets, stored as PHC strings.
 //!
-//! The PHC string carries its parameters, so a hash made under other parameters still verifies.
+//! A PHC string carries its parameters, so a hash still verifies after the settings change.
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
@@ -19,18 +19,18 @@ pub struct Cost {
     pub parallelism: u32,
 }
 
-/// The most that one hash may work through, as KiB of memory times passes: a tenth of a second. No
-/// query is cancelled within a hash, so it must be short.
+/// Most work in one hash, in KiB of memory times passes: about a tenth of a second. A query cannot
+/// be cancelled during a hash, so a hash must be short.
 const MOST_WORK: u64 = 256 * 1024;
-/// The most passes and lanes of a hash from elsewhere: many small ones cost more than their work.
+/// Most passes and lanes of an imported hash: many small ones cost more than their counted work.
 const MOST_ITERATIONS: u32 = 64;
 const MOST_PARALLELISM: u32 = 64;
 
-/// Why a hash could not be made or checked. It holds nothing of secret or hash.
+/// Why a hash could not be made or checked. It reveals nothing of the secret or the hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HashError {
-    /// The cost is outside argon2's bounds, such as less than 8 KiB of memory a lane, or outside
-    /// ours: 256 MiB of memory times passes.
+    /// The cost is outside argon2's limits (such as 8 KiB of memory for each lane) or ours (256 MiB
+    /// of memory times passes).
     #[error("argon2 parameters are out of range")]
     Cost,
     /// The stored text is not the PHC string of an argon2 hash.
@@ -54,7 +54,7 @@ fn work(memory_kib: u32, iterations: u32) -> u64 {
 
 /// Hashes `secret` with a salt of 16 bytes from `rng`.
 ///
-/// `work_area` is asked for the number of 1 KiB blocks that argon2 needs.
+/// `work_area` provides the given number of 1 KiB blocks for argon2 to work in.
 ///
 /// # Errors
 /// `HashError::Cost` if the cost is out of range.
@@ -80,7 +80,7 @@ pub fn hash<A: AsMut<[Block]>>(
     Ok(phc.to_string())
 }
 
-/// Whether `secret` is the one that `stored` was made of.
+/// Whether `stored` is a hash of `secret`. `work_area` is as for [`hash`].
 ///
 /// # Errors
 /// `HashError::Stored` if `stored` is not the PHC string of an argon2 hash, `HashError::Cost` if
@@ -96,7 +96,7 @@ pub fn verify<A: AsMut<[Block]>>(
     };
     let algorithm = Algorithm::new(phc.algorithm).map_err(|_| HashError::Stored)?;
     let version = match phc.version {
-        // Strings of before version 1.3 name none.
+        // Strings from before version 1.3 have no version field.
         None => Version::V0x10,
         Some(version) => Version::try_from(version).map_err(|_| HashError::Stored)?,
     };
@@ -105,7 +105,7 @@ pub fn verify<A: AsMut<[Block]>>(
     Ok(output.ct_eq(expected.as_bytes()).into())
 }
 
-/// Whether `stored` is the PHC string of an argon2 hash that can be verified at a bearable cost.
+/// Checks that `stored` is the PHC string of an argon2 hash that is not too expensive to verify.
 ///
 /// # Errors
 /// As [`verify`].
@@ -125,8 +125,8 @@ pub fn check(stored: &str) -> Result<(), HashError> {
     Ok(())
 }
 
-/// Whether `stored` costs less to attack than a hash of `cost` would: another algorithm than
-/// argon2id of version 1.3, or a smaller product of memory and passes.
+/// Whether `stored` is cheaper to attack than a hash of `cost`: it is not argon2id version 1.3, or
+/// memory times passes is smaller.
 ///
 /// # Errors
 /// As [`verify`].
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_argon2_string_is_an_error_and_never_a_match() {
+    fn a_string_that_is_not_argon2_is_an_error_and_never_a_match() {
         for stored in [
             "",
             "$",
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cost_that_argon2_cannot_have_is_refused_and_one_that_takes_long() {
+    fn out_of_range_and_excessive_costs_are_refused() {
         let mut rng = StdRng::seed_from_u64(3);
         for (memory_kib, iterations, parallelism) in
             [(8, 1, 2), (256 * 1024 + 1, 1, 1), (1024, 257, 1), (u32::MAX, u32::MAX, 1)]

@@ -1,29 +1,29 @@
-//! The queue for hash slots: a bounded number of processes hash at a time, the others wait.
+//! The queue for hash slots: a bounded number of processes hash at a time, and the others wait.
 //!
-//! Strangers can cause scans of legacy keys, so scans get at most half of the slots, and a hash for
-//! a named key goes before them. A scan queues up again for each hash, so that scans take turns and
-//! none keeps a slot from a named key for longer than one hash.
+//! Anonymous callers can cause scans of legacy keys. Scans therefore use at most half of the slots,
+//! and a hash for a single key takes precedence. A scan queues again for each hash, so that scans
+//! take turns and delay a single key by one hash at most.
 
 use std::cell::Cell;
 
-/// The purpose for which a process wants to hash.
+/// The purpose of a hash, which decides its precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// One key: it is issued, or a text names it.
+    /// To issue one key, or to verify a text that contains a key id.
     Key,
-    /// An administrator's import or wrap, which waits as long as it takes.
+    /// An administrator's import or wrap, which waits without limit.
     Job,
-    /// A scan for a text that has been waiting since an earlier call.
+    /// A scan that continues one of an earlier call with the same text.
     Resumed,
-    /// A scan for a text that is new.
+    /// A scan for a new text.
     Fresh,
-    /// A scan for a text that matched no key a moment ago.
+    /// A scan for a text that recently matched no key.
     Spent,
 }
 
 impl Purpose {
-    /// Lower ones go first. A job takes turns with the scans that were resumed: behind all others
-    /// it would never end while strangers ask.
+    /// Lower values go first. A job takes turns with resumed scans: behind all scans it would
+    /// starve while anonymous callers keep causing them.
     const fn turn(self) -> u8 {
         match self {
             Self::Key => 0,
@@ -33,7 +33,7 @@ impl Purpose {
         }
     }
 
-    /// Whether it is a scan, of which only so many hash at a time.
+    /// Whether it is a scan, which may use only half of the slots.
     #[must_use]
     pub const fn is_scan(self) -> bool {
         matches!(self, Self::Resumed | Self::Fresh | Self::Spent)
@@ -43,16 +43,16 @@ impl Purpose {
 /// The state of one process in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Seat {
-    /// It does not hash.
+    /// It neither waits nor hashes.
     #[default]
     Empty,
-    /// It waits; the lower ticket came first.
+    /// It waits. The lower ticket arrived first.
     Waiting(Purpose, u64),
     /// It hashes.
     Hashing(Purpose),
 }
 
-/// The queue. Callers that share it between processes hold a lock while they use it.
+/// The queue. Processes that share it must hold a lock during each call.
 #[derive(Clone, Copy)]
 pub struct HashQueue<'a> {
     seats: &'a [Cell<Seat>],
@@ -60,20 +60,20 @@ pub struct HashQueue<'a> {
 }
 
 impl<'a> HashQueue<'a> {
-    /// A queue over `seats`, one for each process, all empty at first. `tickets` counts arrivals.
+    /// A queue over `seats`, one for each process and initially empty. `tickets` counts arrivals.
     #[must_use]
     pub const fn new(seats: &'a [Cell<Seat>], tickets: &'a Cell<u64>) -> Self {
         Self { seats, tickets }
     }
 
-    /// Queues up.
+    /// Adds the process of `seat` to the queue.
     pub fn enter(&self, seat: usize, purpose: Purpose) {
         let ticket = self.tickets.get() + 1;
         self.tickets.set(ticket);
         self.put(seat, Seat::Waiting(purpose, ticket));
     }
 
-    /// Takes a slot, if it is this process's turn with `most` slots in all.
+    /// Takes one of `most` slots if it is the turn of `seat`. Returns whether it did.
     pub fn begin(&self, seat: usize, most: usize) -> bool {
         let Some(Seat::Waiting(purpose, ticket)) = self.seats.get(seat).map(Cell::get) else {
             return false;
@@ -85,7 +85,7 @@ impl<'a> HashQueue<'a> {
             debug_assert_ne!(turn, mine);
             *if purpose.is_scan() { &mut scans } else { &mut others } += 1;
         }
-        // Of the scans before this one only those count that could begin.
+        // Earlier scans that exceed the share of scans cannot begin, so they are not waited for.
         let scans = for_scans.min(scans);
         let may = scans + others < slots && (!purpose.is_scan() || scans < for_scans);
         if may {
@@ -94,12 +94,12 @@ impl<'a> HashQueue<'a> {
         may
     }
 
-    /// Gives the slot back, or stops waiting.
+    /// Releases the slot, or stops waiting.
     pub fn leave(&self, seat: usize) {
         self.put(seat, Seat::Empty);
     }
 
-    /// The seat of the process that may take a slot now.
+    /// The seat of the process whose turn it is, if one of `most` slots is free for it.
     #[must_use]
     pub fn next(&self, most: usize) -> Option<usize> {
         let (slots, for_scans) = self.free(most);
@@ -109,14 +109,14 @@ impl<'a> HashQueue<'a> {
             .map(|(seat, _, _)| seat)
     }
 
-    /// How many processes hash.
+    /// Number of processes that hash.
     #[must_use]
     pub fn hashing(&self) -> usize {
         self.seats.iter().filter(|seat| matches!(seat.get(), Seat::Hashing(_))).count()
     }
 
-    /// Free slots, and how many of them scans may take: all scans together have half of the slots,
-    /// but one at least.
+    /// Number of free slots, and how many of them scans may take. Scans may use half of all slots,
+    /// and at least one.
     fn free(&self, most: usize) -> (usize, usize) {
         let scans = self.seats.iter().filter(|seat| match seat.get() {
             Seat::Hashing(purpose) => purpose.is_scan(),
@@ -126,7 +126,7 @@ impl<'a> HashQueue<'a> {
         (slots, (most / 2).max(1).saturating_sub(scans.count()).min(slots))
     }
 
-    /// The waiting processes: seat, purpose, and what they are ordered by.
+    /// The waiting processes: seat, purpose and sort key.
     fn waiting(&self) -> impl Iterator<Item = (usize, Purpose, (u8, u64))> {
         self.seats.iter().enumerate().filter_map(|(at, seat)| match seat.get() {
             Seat::Waiting(purpose, ticket) => Some((at, purpose, (purpose.turn(), ticket))),
@@ -151,7 +151,7 @@ mod tests {
         std::array::from_fn(|_| Cell::default())
     }
 
-    /// The order in which seats begin, when each ends before the next one is told.
+    /// The order in which seats begin if each leaves before the next begins.
     fn order(most: usize, arrivals: &[Purpose]) -> Vec<usize> {
         let (seats, tickets) = (vec![Cell::new(Seat::Empty); arrivals.len()], Cell::new(0));
         let queue = HashQueue::new(&seats, &tickets);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seat_that_is_taken_again_is_one_seat() {
+    fn entering_a_seat_again_does_not_use_a_second_slot() {
         let (seats, tickets) = (seats::<1>(), Cell::new(0));
         let queue = HashQueue::new(&seats, &tickets);
         for purpose in [Key, Fresh, Key] {
@@ -244,8 +244,8 @@ mod tests {
     }
 
     proptest! {
-        // In every order of arrivals and departures: never more than there are slots, never more scans than their
-        // share, nobody overtakes, and nobody waits while there is a slot that it may have.
+        // In any order of arrivals and departures: slots and the share of scans are never exceeded,
+        // no process overtakes another, and none waits while a slot is free for it.
         #[test]
         fn slots_are_neither_exceeded_nor_wasted(
             most in 1usize..6,

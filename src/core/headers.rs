@@ -1,4 +1,4 @@
-//! The headers of a request, as PostgREST puts them into the setting `request.headers`.
+//! The headers of a request, which PostgREST puts into the setting `request.headers`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,19 +12,19 @@ use super::refusal::{Kind, Refusal};
 #[derive(Deserialize, PartialEq, Eq, Hash)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The headers of the request, as PostgREST has them: of several with one name only the last.
+/// The headers of a request. PostgREST keeps only the last of several with the same name.
 pub struct Headers<'a>(HashMap<Text<'a>, Text<'a>>);
 
-/// Not a JSON object of strings. It holds nothing of the text.
+/// The text is not a JSON object of strings. The error reveals nothing of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a JSON object of strings")]
 pub struct Malformed;
 
 impl<'a> Headers<'a> {
-    /// Reads an object of strings; an empty text is one without members.
+    /// Reads a JSON object of strings. An empty text means no headers.
     ///
     /// # Errors
-    /// `Malformed` for all else.
+    /// `Malformed` for any other text.
     pub fn parse(json: &'a str) -> Result<Self, Malformed> {
         if json.is_empty() {
             return Ok(Self(HashMap::new()));
@@ -39,16 +39,17 @@ impl<'a> Headers<'a> {
             .map(|(_, Text(value))| value.as_ref())
     }
 
-    /// The texts that may be keys: the headers of these names. White space around a value is no part
-    /// of it (RFC 9110, section 5.5), but PostgREST leaves what follows.
+    /// The values of the headers `names`, which may hold keys. They are trimmed: white space around
+    /// a value is not part of it (RFC 9110, section 5.5), but PostgREST leaves trailing white
+    /// space.
     pub fn keys(&self, names: &[String]) -> impl Iterator<Item = &str> {
         names.iter().flat_map(|name| self.values(name)).map(|text| text.trim_matches([' ', '\t']))
     }
 
-    /// The text that may be a key.
+    /// The value that may be a key, from the headers `names`; `None` if there is none.
     ///
     /// # Errors
-    /// The refusal of a request with two different ones.
+    /// `SEVERAL_KEYS` if the headers have different values.
     pub fn key(&self, names: &[String]) -> Result<Option<&str>, Refusal> {
         let mut keys = self.keys(names);
         let first = keys.next();
@@ -58,7 +59,8 @@ impl<'a> Headers<'a> {
         Ok(first)
     }
 
-    /// The JSON text of what is left to the statements of the request, which have no need of the key.
+    /// The other headers as JSON text, for the statements of the request, which do not need the
+    /// key.
     #[must_use]
     pub fn without_keys(&self, names: &[String]) -> String {
         let is_key = |name: &str| names.iter().any(|other| other.eq_ignore_ascii_case(name));
@@ -71,7 +73,7 @@ impl<'a> Headers<'a> {
         serde_json::Value::Object(others).to_string()
     }
 
-    /// The client's address, seen by the outermost of so many trusted proxies.
+    /// The client's address: see [`forwarded::client_address`].
     #[must_use]
     pub fn client_address(&self, trusted_proxies: usize) -> Option<IpAddr> {
         let forwarded_for = self.values("X-Forwarded-For").next()?;

@@ -1,7 +1,7 @@
-//! Ids: UUIDs in the forms that PostgreSQL's type uuid reads.
+//! Ids: UUIDs in the forms that PostgreSQL's type `uuid` accepts.
 
-/// The bytes of an id: 32 hexadecimal digits, with a hyphen or none after each four but the last,
-/// in braces or without.
+/// Reads an id: 32 hexadecimal digits, with an optional hyphen after each group of four except the
+/// last, optionally in braces. `None` for any other text.
 #[must_use]
 pub fn parse(text: &[u8]) -> Option<[u8; 16]> {
     let bare = match text {
@@ -80,14 +80,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_what_it_is_written_as(id: [u8; 16]) {
+        fn reads_back_every_uuid(id: [u8; 16]) {
             let id = uuid::Uuid::from_bytes(id);
             prop_assert_eq!(parse(id.to_string().as_bytes()), Some(id.into_bytes()));
             prop_assert_eq!(parse(id.simple().to_string().as_bytes()), Some(id.into_bytes()));
         }
 
         #[test]
-        fn takes_anything_without_panic(text: Vec<u8>) {
+        fn arbitrary_bytes_never_panic(text: Vec<u8>) {
             let _ = parse(&text);
         }
     }

@@ -1,9 +1,9 @@
-//! The binary form of jsonb (utils/jsonb.h), which does not change between versions of
-//! PostgreSQL: it is what tables hold.
+//! The binary form of jsonb (PostgreSQL's utils/jsonb.h). Tables store it, so it does not change
+//! between versions of PostgreSQL.
 //!
-//! An object is a header, an entry for each name and then for each value, the names' bytes and
-//! then the values'. An entry tells type and length; each thirty-second tells, instead of its
-//! length, where what it is of ends. Numbers and containers are aligned to four bytes.
+//! An object is a header, an entry for each name and then for each value, the bytes of the names
+//! and then those of the values. An entry holds a type and a length; every 32nd entry holds the end
+//! offset of its data instead of the length. Numbers and containers are aligned to four bytes.
 
 use uuid::Uuid;
 
@@ -15,15 +15,15 @@ pub enum Value<'a> {
     Bool(bool),
     /// A string, in the encoding of the database.
     Text(&'a [u8]),
-    /// A string of ASCII.
+    /// An ASCII string.
     Owned(String),
-    /// A string: the canonical form of a UUID.
+    /// A UUID, written as a string in canonical form.
     Uuid(Uuid),
     /// An array of strings, `None` for null.
     Texts(&'a [Option<&'a [u8]>]),
-    /// A number: a whole datum of type numeric, its header included.
+    /// A number: a datum of type numeric, including its header.
     Numeric(&'a [u8]),
-    /// An object in this form.
+    /// An object in binary form, as [`object`] returns it.
     Object(&'a [u8]),
 }
 
@@ -54,7 +54,7 @@ impl From<Uuid> for Value<'_> {
     }
 }
 
-/// Longer than the form can tell of.
+/// The object is too long for the binary form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too long for a jsonb")]
 pub struct TooLong;
@@ -71,10 +71,10 @@ const CONTAINER: u32 = 0x5000_0000;
 const IS_END: u32 = 0x8000_0000;
 /// The bits of an entry that hold a length.
 const LONGEST: usize = 0x0fff_ffff;
-/// Each so many entries, an end is told.
+/// Every entry at a multiple of this holds an end offset (`JB_OFFSET_STRIDE`).
 const STRIDE: usize = 32;
 
-/// An object in its binary form. The names differ.
+/// Encodes an object, without the varlena header. The names must be distinct.
 ///
 /// # Errors
 /// `TooLong` if it takes 256 MiB or more.
@@ -94,7 +94,7 @@ pub fn object(members: &mut [Member<'_>]) -> Result<Vec<u8>, TooLong> {
     if bytes.len() > LONGEST { Err(TooLong) } else { Ok(bytes) }
 }
 
-/// Appends the bytes of a value and gives its type.
+/// Appends the bytes of a value and returns its type bits.
 fn append(bytes: &mut Vec<u8>, value: &Value<'_>) -> u32 {
     match value {
         Value::Null => NULL,
@@ -139,19 +139,19 @@ fn align(bytes: &mut Vec<u8>) {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
-/// The entries of a container, filled in as what they are of is appended.
+/// The entries of a container, filled in as their data is appended.
 struct Entries {
-    /// Where the next one is.
+    /// Offset of the next entry.
     next: usize,
     number: usize,
-    /// Where what they are of begins, and where the last of it ended.
+    /// Offset where the data begins, and where the data of the last entry ended.
     begin: usize,
     end: usize,
 }
 
 impl Entries {
-    /// Appends the header of a container and room for its entries. `count` is that of elements or
-    /// pairs.
+    /// Appends the header of a container and reserves its `entries`. `count` is the number of
+    /// elements or pairs.
     fn begin(bytes: &mut Vec<u8>, kind: u32, count: usize, entries: usize) -> Self {
         let next = bytes.len() + 4;
         let begin = next + 4 * entries;
@@ -160,7 +160,7 @@ impl Entries {
         Self { next, number: 0, begin, end: begin }
     }
 
-    /// Writes the entry of what was appended last.
+    /// Writes the entry of the data that was appended last.
     fn add(&mut self, bytes: &mut [u8], kind: u32) {
         let entry = if self.number.is_multiple_of(STRIDE) {
             IS_END | length(bytes.len() - self.begin)
@@ -174,7 +174,7 @@ impl Entries {
     }
 }
 
-/// A length as there is room for; what has a longer one is given up at the end.
+/// A length, capped to the bits that hold it: [`object`] refuses longer results at the end.
 fn length(length: usize) -> u32 {
     u32::try_from(length.min(LONGEST)).unwrap_or(0)
 }
@@ -187,10 +187,10 @@ mod tests {
         object(members).ok().map(|bytes| base16ct::lower::encode_string(&bytes))
     }
 
-    /// The bytes that PostgreSQL 15 makes of the same JSON text, read with pageinspect's `heap_page_items`
-    /// and without the varlena header.
+    /// The bytes that PostgreSQL 15 stores for the same JSON text, read with pageinspect's
+    /// `heap_page_items`, without the varlena header.
     #[test]
-    fn objects_are_as_postgresql_keeps_them() {
+    fn objects_match_the_bytes_that_postgresql_stores() {
         let empty = "00000020";
         let scalars = "030000200100008001000000040000000000004000000030040000006162\
             6c6f6e6774657874";
@@ -222,7 +222,7 @@ mod tests {
 
     /// `jsonb_object_agg('k' || to_char(n, 'FM00'), 'v')` of 20 numbers.
     #[test]
-    fn each_thirty_second_entry_tells_an_end() {
+    fn every_32nd_entry_holds_an_end_offset() {
         let names: Vec<_> = (1..=20).map(|n| format!("k{n:02}")).collect();
         let mut members: Vec<_> =
             names.iter().map(|name| (name.as_str(), Value::Text(b"v"))).collect();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_refused() {
+    fn an_object_that_is_too_long_is_refused() {
         let long = vec![b'x'; LONGEST];
         assert_eq!(object(&mut [("k", Value::Text(&long))]), Err(TooLong));
         let many = vec![None; LONGEST / 4];

@@ -1,12 +1,12 @@
 //! The memo of a pure function: "this secret matches this stored hash".
 //!
-//! It keeps HMAC-SHA256(random key, stored hash ‖ presented secret), cut to 128 bits, of pairs
-//! that argon2 has found to match. Such a fact can never become false, so nothing is ever
-//! invalidated; whether the key may be used is read from its row each time.
+//! For each pair that argon2 found to match, it keeps a tag: HMAC-SHA256(random key, stored hash ‖
+//! presented secret), cut to 128 bits. A match never becomes false, so tags are never invalidated;
+//! each verify reads from the row whether the key may be used.
 //!
-//! Shared by all backends without a lock. A reader may see half of one tag and half of another,
-//! or of a tag that is being written: to pass by such a mixture one would have to present a pair
-//! whose tag equals it, which is as hard as to hit any other 128 bits.
+//! All backends share the memo without a lock. A reader may see a mixture of two tags while one is
+//! being written. To exploit that, an attacker would need a pair whose tag equals the mixture,
+//! which is as hard as matching any other 128 bits.
 
 use hmac::Hmac;
 use hmac::digest::{FixedOutput, KeyInit, Update};
@@ -17,28 +17,28 @@ use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Tags in a set, which fills two cache lines together with its cursor.
+/// Tags in a set. With its cursor, a set fills two cache lines.
 const WAYS: usize = 7;
-/// Words in a set: the cursor, a spare, and the tags.
+/// Words in a set: the cursor, one unused word, and the tags.
 const SET_WORDS: usize = 2 + 2 * WAYS;
 
-/// A pair of stored hash and secret, as the memo knows it.
+/// Identifies a pair of stored hash and secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tag([u64; 2]);
 
 impl Tag {
-    /// Its two halves.
+    /// The two halves of the tag.
     #[must_use]
     pub const fn words(self) -> [u64; 2] {
         self.0
     }
 }
 
-/// The key under which tags are made: random, made at each start of the server.
+/// The key of the tags: random, and new at each start of the server.
 pub struct TagKey(Hmac<Sha256>);
 
 impl TagKey {
-    /// A key of 64 random bytes, as many as a block of SHA-256 (RFC 2104).
+    /// A key of 64 random bytes, the block size of SHA-256 (RFC 2104).
     #[must_use]
     pub fn new(key: &[u8; 64]) -> Self {
         Self(Hmac::new(&(*key).into()))
@@ -48,7 +48,7 @@ impl TagKey {
     #[must_use]
     pub fn tag(&self, stored_hash: &[u8], secret: &[u8]) -> Tag {
         let mut mac = self.0.clone();
-        // The length keeps the two apart.
+        // The length marks where the hash ends and the secret begins.
         mac.update(&(stored_hash.len() as u64).to_le_bytes());
         mac.update(stored_hash);
         mac.update(secret);
@@ -62,48 +62,48 @@ impl TagKey {
     }
 }
 
-/// A bounded set of tags over memory that is all zero at first; old ones give way.
+/// A bounded set of tags over initially zeroed memory. New tags replace the oldest.
 #[derive(Clone, Copy)]
 pub struct Memo<'a> {
     words: &'a [AtomicU64],
 }
 
 impl<'a> Memo<'a> {
-    /// How many words a memo of at least `entries` tags needs.
+    /// Number of words that a memo for at least `entries` tags needs.
     #[must_use]
     pub const fn words(entries: usize) -> usize {
         entries.div_ceil(WAYS) * SET_WORDS
     }
 
-    /// A memo over `words`, of which there is at least one set.
+    /// A memo over `words`, as many as [`Memo::words`] returns for at least one entry.
     #[must_use]
     pub const fn new(words: &'a [AtomicU64]) -> Self {
         Self { words }
     }
 
-    /// How many tags it can hold.
+    /// Number of tags that it can hold.
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.words.len() / SET_WORDS * WAYS
     }
 
-    /// How many tags it holds.
+    /// Number of tags that it holds.
     #[must_use]
     pub fn len(&self) -> usize {
         self.words.chunks_exact(SET_WORDS).flat_map(ways).filter(|way| !is_vacant(way)).count()
     }
 
-    /// Whether it holds none.
+    /// Whether it holds no tag.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether `tag` is remembered.
+    /// Whether it holds `tag`.
     #[must_use]
     pub fn contains(&self, tag: Tag) -> bool {
         self.sets(tag).into_iter().any(|set| {
-            // All ways are looked at, whatever the first ones hold.
+            // Compares all ways of the set, without stopping at a match.
             ways(set).fold(false, |found, way| {
                 let differs = (way[0].load(Relaxed) ^ tag.0[0]) | (way[1].load(Relaxed) ^ tag.0[1]);
                 found | (differs == 0)
@@ -111,8 +111,8 @@ impl<'a> Memo<'a> {
         })
     }
 
-    /// Remembers `tag`, in the emptier of its two sets; if both are full, the oldest of the first
-    /// is forgotten.
+    /// Adds `tag` to the emptier of its two sets. If both are full, it replaces the oldest tag of
+    /// the first.
     pub fn insert(&self, tag: Tag) {
         if self.contains(tag) {
             return;
@@ -130,9 +130,9 @@ impl<'a> Memo<'a> {
         }
     }
 
-    /// The two sets where a tag may be. With one, a memo that is not half full would forget; with
-    /// the emptier of two it fills evenly (Azar, Broder, Karlin, Upfal, "Balanced allocations",
-    /// 1994).
+    /// The two sets that may hold a tag. With one set each, tags would be replaced before the memo
+    /// is half full; choosing the emptier of two fills it evenly (Azar, Broder, Karlin, Upfal,
+    /// "Balanced allocations", 1994).
     fn sets(&self, tag: Tag) -> [&'a [AtomicU64]; 2] {
         let sets = self.words.len() / SET_WORDS;
         tag.0.map(|word| {
@@ -164,7 +164,7 @@ mod tests {
         (0..Memo::words(entries)).map(|_| AtomicU64::new(0)).collect()
     }
 
-    /// Against the crate's other implementation, which does not keep the key's state.
+    /// `SimpleHmac` is the crate's other implementation, which does not precompute the key's state.
     #[test]
     fn a_tag_is_the_hmac_of_length_hash_and_secret() {
         let key = TagKey::new(&[0x0b; 64]);
@@ -184,8 +184,8 @@ mod tests {
     }
 
     proptest! {
-        // Against a plain set: nothing is remembered that was not inserted, and what was
-        // inserted last is remembered.
+        // Compared with a plain set: the memo holds no tag that was not inserted, and always holds
+        // the last one.
         #[test]
         fn remembers_only_what_was_inserted(
             entries in 1usize..64,
@@ -195,7 +195,7 @@ mod tests {
             let memo = Memo::new(&memory);
             let mut inserted = HashSet::new();
             for (insert, value) in operations {
-                // Spread, as HMACs are.
+                // Spread evenly, as an HMAC is.
                 let tag = Tag([value.wrapping_mul(0x9e37_79b9_7f4a_7c15), value + 1]);
                 if insert {
                     memo.insert(tag);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_memo_that_is_three_quarters_full_has_forgotten_next_to_nothing() {
+    fn a_memo_three_quarters_full_has_lost_almost_no_tags() {
         let entries = 70_000;
         let memory = memory(entries);
         let memo = Memo::new(&memory);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn old_entries_give_way() {
+    fn a_new_tag_replaces_the_oldest() {
         let memory = memory(WAYS);
         let memo = Memo::new(&memory);
         for value in 1..=WAYS as u64 + 1 {
@@ -242,8 +242,8 @@ mod tests {
     use loom::sync::Arc;
     use loom::thread;
 
-    /// Every interleaving of two writers and a reader: what was inserted is found afterwards,
-    /// what was not is never found.
+    /// In every interleaving of two writers and a reader, inserted tags are found afterwards and
+    /// others are never found.
     #[test]
     fn writers_and_readers_together() {
         loom::model(|| {

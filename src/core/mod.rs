@@ -1,7 +1,7 @@
-//! The knowledge of the extension: formats, hashes, decisions, algorithms.
+//! The logic of the extension, independent of PostgreSQL: formats, hashes, decisions, algorithms.
 //!
-//! Nothing here knows of PostgreSQL. Time, randomness and keys come as arguments, so that plain
-//! `cargo test`, property tests and fuzzers reach all of it.
+//! Time, randomness and keys are arguments, so that plain `cargo test`, property tests and fuzzers
+//! can exercise all of it.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 

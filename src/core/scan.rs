@@ -1,8 +1,8 @@
-//! The search for the key of a text among legacy keys that only share its prefix: how far it got,
-//! so that the next call with the same text goes on from there.
+//! The progress of a scan: the search for the key of a text among the legacy keys whose prefix it
+//! begins with. The next call with the same text continues where the last one stopped.
 //!
-//! Each candidate costs a hash that was made to be slow, so one call may not get through. Guessers
-//! do not come back with a text; a holder does, and then goes before them.
+//! Each candidate costs a deliberately slow hash, so one call may not try them all. A guesser moves
+//! on to other texts; the holder of a key retries the same one, so continued scans go first.
 
 use std::cmp::Reverse;
 
@@ -11,12 +11,12 @@ use uuid::Uuid;
 use super::hash_queue::Purpose;
 use super::table::Value;
 
-/// Microseconds for which a search is remembered after it was last heard of.
+/// How long progress is kept after the last call, in microseconds.
 const KEPT: i64 = 120_000_000;
-/// Microseconds for which a text that matched nothing goes behind all others.
+/// How long a text that matched no key goes last, in microseconds.
 const SPENT: i64 = 60_000_000;
 
-/// A candidate's place in the search: the longest prefixes first, then by key id.
+/// A candidate's position in the search: longest prefix first, then by key id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     prefix: Reverse<usize>,
@@ -25,23 +25,23 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The place of a key whose prefix has `prefix` bytes.
+    /// The position of a key whose prefix has `prefix` bytes.
     #[must_use]
     pub const fn new(prefix: usize, key_id: Uuid) -> Self {
         Self { prefix: Reverse(prefix), key_id }
     }
 
-    /// Bytes of the candidate's prefix.
+    /// Length of the candidate's prefix in bytes.
     #[must_use]
     pub const fn prefix(self) -> usize {
         self.prefix.0
     }
 }
 
-/// The memory of the search for one text. Times are in microseconds.
+/// Progress of the search for one text. Times are in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// The last candidate that was tried; all up to it do not match.
+    /// The last candidate that was tried. It and all before it do not match.
     tried: Option<Cursor>,
     hashes: u32,
     spent_until: i64,
@@ -55,13 +55,13 @@ impl Value for Progress {
 }
 
 impl Progress {
-    /// A search that was heard of at `now`.
+    /// A search that begins at `now`.
     #[must_use]
     pub const fn new(now: i64) -> Self {
         Self { tried: None, hashes: 0, spent_until: 0, expires_at: now + KEPT }
     }
 
-    /// The purpose of the next call with a text, by what is remembered of it.
+    /// The purpose of the next call with a text, given its progress, if any.
     #[must_use]
     pub fn purpose(remembered: Option<Self>, now: i64) -> Purpose {
         match remembered {
@@ -72,19 +72,19 @@ impl Progress {
         }
     }
 
-    /// The last candidate that was tried, unless that was too long ago.
+    /// The last candidate that was tried, unless the progress has expired.
     #[must_use]
     pub fn tried(self, now: i64) -> Option<Cursor> {
         self.tried.filter(|_| !self.is_over(now))
     }
 
-    /// Whether it says nothing any more.
+    /// Whether the progress has expired.
     #[must_use]
     pub const fn is_over(self, now: i64) -> bool {
         self.expires_at <= now
     }
 
-    /// The call ends before the search does.
+    /// Records that a call ended before the search was complete.
     pub fn pause(&mut self, now: i64) {
         if self.is_over(now) {
             *self = Self::new(now);
@@ -92,25 +92,25 @@ impl Progress {
         self.expires_at = now + KEPT;
     }
 
-    /// A candidate did not match.
+    /// Records that a candidate did not match.
     pub fn advance(&mut self, tried: Cursor, now: i64) {
         self.pause(now);
-        // Of two calls for the same text the one that got further counts.
+        // Of two concurrent calls with the same text, the further one counts.
         self.tried = self.tried.max(Some(tried));
         self.hashes = self.hashes.saturating_add(1);
     }
 
-    /// No candidate has matched: the next search begins anew, behind all others for a while.
+    /// Records that no candidate matched: searches start over, and go last for a minute.
     pub fn fail(&mut self, now: i64) {
         *self = Self { spent_until: now + SPENT, ..Self::new(now) };
     }
 
-    /// A candidate matched.
+    /// Records that a candidate matched: the progress is no longer needed.
     pub fn succeed(&mut self) {
         self.expires_at = 0;
     }
 
-    /// How many hashes would be lost with it.
+    /// Number of hashes that would have to be repeated if the progress were discarded.
     #[must_use]
     pub fn worth(self, now: i64) -> u32 {
         if self.is_over(now) || now < self.spent_until { 0 } else { self.hashes }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_comes_back_goes_before_new_ones_and_on_from_where_it_was() {
+    fn a_retried_text_goes_before_new_ones_and_continues_where_it_stopped() {
         assert_eq!(Progress::purpose(None, NOW), Purpose::Fresh);
         let mut progress = Progress::new(NOW);
         progress.pause(NOW);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_calls_for_one_text_the_further_one_counts() {
+    fn of_two_calls_with_one_text_the_further_one_counts() {
         let mut progress = Progress::new(NOW);
         progress.advance(cursor(7, 5), NOW);
         progress.advance(cursor(7, 4), NOW);
@@ -156,13 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_matched_nothing_begins_anew_behind_all_others_for_a_while() {
+    fn a_text_that_matched_no_key_starts_over_and_goes_last_for_a_while() {
         let mut progress = Progress::new(NOW);
         progress.advance(cursor(7, 5), NOW);
         progress.fail(NOW);
         assert_eq!(progress.tried(NOW), None);
         assert_eq!(Progress::purpose(Some(progress), NOW + SPENT - 1), Purpose::Spent);
-        // However often it is asked for meanwhile.
+        // Calls in the meantime change nothing.
         progress.advance(cursor(7, 4), NOW + 1);
         progress.pause(NOW + 2);
         assert_eq!(Progress::purpose(Some(progress), NOW + SPENT - 1), Purpose::Spent);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn is_forgotten_after_a_while_and_once_it_has_found_its_key() {
+    fn progress_ends_on_expiry_and_on_success() {
         let mut progress = Progress::new(NOW);
         progress.advance(cursor(7, 5), NOW);
         for (now, purpose) in [(NOW + KEPT - 1, Purpose::Resumed), (NOW + KEPT, Purpose::Fresh)] {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn is_worth_the_hashes_that_went_into_it() {
+    fn progress_is_worth_the_hashes_spent_on_it() {
         let mut progress = Progress::new(NOW);
         assert_eq!(progress.worth(NOW), 0);
         progress.advance(cursor(7, 5), NOW);

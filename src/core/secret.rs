@@ -1,9 +1,9 @@
-//! Plaintext that must not be seen.
+//! Plaintext that must not leak.
 
 use zeroize::Zeroizing;
 
-/// A plaintext: wiped when dropped, and without `Debug`, `Display`, `Clone` or `PartialEq`, so
-/// that it cannot be printed, kept or compared in variable time by accident.
+/// A plaintext, wiped when dropped. It has no `Debug`, `Display`, `Clone` or `PartialEq`, so that
+/// it cannot be printed, copied or compared in variable time by accident.
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
@@ -13,7 +13,7 @@ impl Secret {
         Self(Zeroizing::new(text))
     }
 
-    /// The plaintext, for the one place that has to show or hash it.
+    /// The plaintext. Only code that shows or hashes it may call this.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -5,8 +5,8 @@ use std::hash::{Hash, Hasher};
 use super::memo::Tag;
 use super::table::Value;
 
-/// A subject of a rate limit. Those of one owner are neighbours in a table, so that nobody who can
-/// make many of them takes all of its room.
+/// A subject of a rate limit. Subjects of one owner share a chain of the table, where they can be
+/// counted, so that an owner with many subjects cannot fill it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subject {
     owner: u64,
@@ -19,25 +19,27 @@ impl Hash for Subject {
     }
 }
 
-/// In `own`: what an owner's subjects share that are too many to be kept apart.
+/// The value of `own` for subjects that exceed their owner's quota and are counted together.
 const SHARED: u64 = 0;
 
 impl Subject {
-    /// A subject that is nobody's: its tag is of the limit and the subject.
+    /// A subject without an owner. `tag` is made of the limit and the subject.
     #[must_use]
     pub fn alone(tag: Tag) -> Self {
         let [owner, own] = tag.words();
         Self { owner, own: own.max(1) }
     }
 
-    /// A subject of an owner, whose tag is of the limit and the owner; `own` tells it apart.
+    /// A subject of an owner. `tag` is made of the limit and the owner; `own` identifies the
+    /// subject.
     #[must_use]
     pub fn of_owner(tag: Tag, own: u64) -> Self {
         Self { owner: tag.words()[0], own: own.max(1) }
     }
 
-    /// Where the subject is counted: apart from its owner's others if it is already, or if not yet
-    /// `most` of them are in the middle of something; else together with all further ones.
+    /// The subject to count under: the subject itself if it has an entry already or fewer than
+    /// `most` of its owner's subjects have an entry that is not stale at `now`; otherwise the one
+    /// that the owner's remaining subjects share.
     #[must_use]
     pub fn place<V: Value>(
         self,
@@ -66,13 +68,13 @@ mod tests {
         Subject::of_owner(TagKey::new(&[7; 64]).tag(b"limit", &[owner]), own)
     }
 
-    /// Where a subject is counted beside so many of the same owner.
+    /// Where a subject is counted if `others` of owner 1 have entries.
     fn beside(others: u64, until: i64, of: Subject) -> Subject {
         of.place((1..=others).map(|own| (subject(1, own), until)), 4, 10)
     }
 
     #[test]
-    fn an_owner_has_so_many_places_and_then_one() {
+    fn subjects_beyond_an_owners_quota_share_one_entry() {
         assert_eq!(beside(3, 11, subject(1, 9)), subject(1, 9));
         let shared = beside(4, 11, subject(1, 9));
         assert_eq!(shared, beside(4, 11, subject(1, 10)));
@@ -80,12 +82,12 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_that_is_counted_stays_where_it_is() {
+    fn a_subject_that_has_an_entry_keeps_it() {
         assert_eq!(beside(9, 11, subject(1, 8)), subject(1, 8));
     }
 
     #[test]
-    fn stale_ones_and_those_of_others_do_not_matter() {
+    fn stale_entries_and_other_owners_do_not_count() {
         assert_eq!(beside(9, 10, subject(1, 10)), subject(1, 10));
         assert_eq!(beside(9, 11, subject(2, 10)), subject(2, 10));
     }

@@ -1,9 +1,9 @@
-//! A bounded hash table in memory that it is given: what shared memory can hold.
+//! A bounded hash table over memory that the caller provides, such as shared memory.
 //!
-//! It has room for as many entries as it has places, whatever their keys are: the places are common
-//! to all, and each shard chains those of its entries. Each shard has a lock, under which all work on
-//! it is done. A table of n places has √n shards, so that work on all shards, or on all entries of
-//! one, takes √n steps.
+//! All shards share the places, so the table can be filled completely whatever the keys are. Each
+//! shard chains its entries and has a lock, which is held during all work on it. A table of n
+//! places has √n shards, so that visiting all shards, or on average all entries of one, takes √n
+//! steps.
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,8 +16,8 @@ pub type Slot<K, V> = Option<(K, V)>;
 
 /// A value that a table keeps.
 pub trait Value: Copy {
-    /// The time from which on the entry says no more than its absence would: then it may give its
-    /// place to another. Never, if not said otherwise.
+    /// The time from which the entry means the same as its absence, so that another may take its
+    /// place. By default never.
     fn stale_from(&self) -> i64 {
         i64::MAX
     }
@@ -32,16 +32,16 @@ impl Value for i64 {
 
 impl Value for uuid::Uuid {}
 
-/// There is no place left.
+/// The table has no vacant place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
-/// A hash that is the same in every process and at every start.
+/// Hashes `key` to the same value in every process and at every start.
 pub fn hash<K: Hash>(key: &K) -> u64 {
     seeded_hash(0, key)
 }
 
-/// A hash whose collisions cannot be found without the seed.
+/// Hashes `key` so that collisions cannot be found without knowing the seed.
 pub fn seeded_hash<K: Hash>(seed: u64, key: &K) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write_u64(seed);
@@ -49,19 +49,19 @@ pub fn seeded_hash<K: Hash>(seed: u64, key: &K) -> u64 {
     hasher.finish()
 }
 
-/// How many parts a table has.
+/// The dimensions of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Places, all of which can be filled.
     pub places: usize,
-    /// Parts, each under a lock of its own.
+    /// Shards, each with its own lock.
     pub shards: usize,
-    /// Chains in each of them.
+    /// Chains in each shard.
     pub chains: usize,
 }
 
 impl Shape {
-    /// Of a table for so many entries.
+    /// The dimensions of a table for `places` entries, at least one.
     #[must_use]
     pub const fn new(places: usize) -> Self {
         let places = if places == 0 { 1 } else { places };
@@ -74,26 +74,26 @@ impl Shape {
 pub struct Memory<'a, K, V> {
     /// The head of the stack of vacant places: see [`Vacant`].
     pub vacant: &'a [AtomicU64; 2],
-    /// For each shard a time before which none of its entries is stale.
+    /// For each shard, a time before which none of its entries is stale.
     pub bounds: &'a [AtomicI64],
-    /// The beginnings of the chains of all shards.
+    /// The first link of each chain, shard by shard.
     pub heads: &'a [Cell<u32>],
-    /// From each place to the next in its chain.
+    /// From each place to the next one in its chain.
     pub links: &'a [AtomicU32],
-    /// The places. Each is touched only by the holder of the lock of the shard that it is in.
+    /// The places. Only the holder of a shard's lock accesses the places of its entries.
     pub slots: &'a [Cell<Slot<K, V>>],
 }
 
 /// The locks of a table.
 pub trait Locks {
-    /// Unlocks when dropped.
+    /// A held lock, released on drop.
     type Held;
 
-    /// Waits for the lock of a shard.
+    /// Waits for the lock of a shard and takes it.
     fn lock(&self, shard: usize) -> Self::Held;
 }
 
-/// A table in shards.
+/// A hash table, divided into shards.
 pub struct Shards<'a, K, V, L> {
     memory: Memory<'a, K, V>,
     seed: u64,
@@ -101,43 +101,44 @@ pub struct Shards<'a, K, V, L> {
 }
 
 impl<'a, K: Copy + Eq + Hash, V: Value, L: Locks> Shards<'a, K, V, L> {
-    /// A table over memory of one [`Shape`], and locks of as many shards.
+    /// A table over memory and locks of the same [`Shape`].
     pub const fn new(memory: Memory<'a, K, V>, seed: u64, locks: L) -> Self {
         Self { memory, seed, locks }
     }
 
-    /// Makes an empty table of memory whose slots are all `None`, before anybody uses it.
+    /// Initialises an empty table. All slots must be `None`, and no other process may use the table
+    /// yet.
     pub fn clear(&self) {
         self.memory.heads.iter().for_each(|head| head.set(END));
         self.memory.bounds.iter().for_each(|bound| bound.store(i64::MAX, Relaxed));
         self.memory.places().fill();
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.capacity() - self.memory.places().len().min(self.capacity())
     }
 
-    /// Whether there is none.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many entries there can be.
+    /// Largest number of entries.
     pub const fn capacity(&self) -> usize {
         self.memory.slots.len()
     }
 
-    /// Works on the shard where `key` belongs.
+    /// Runs `work` on the shard of `key`, with its lock held.
     pub fn with<R>(&self, key: &K, work: impl FnOnce(&Table<'_, K, V>) -> R) -> R {
         self.on(self.shard(key), work)
     }
 
-    /// As [`Shards::with`], with work that may find no place: then stale entries make room, wherever
-    /// they are, and it begins anew.
+    /// As [`Shards::with`]; but if `work` returns `Full`, removes stale entries of any shard and
+    /// repeats it.
     ///
     /// # Errors
-    /// `Full` if all places are taken, by entries none of which is stale at `now`.
+    /// `Full` if all places are taken and no entry is stale at `now`.
     pub fn with_room<R>(
         &self,
         key: &K,
@@ -146,19 +147,20 @@ impl<'a, K: Copy + Eq + Hash, V: Value, L: Locks> Shards<'a, K, V, L> {
     ) -> Result<R, Full> {
         loop {
             let done = self.with(key, &mut work);
-            // Another may be faster and take the place that was made.
+            // Another process may have taken the freed place first, hence the loop.
             if done.is_ok() || !self.evict_stale(self.shard(key), now) {
                 return done;
             }
         }
     }
 
-    /// Works on each shard in turn.
+    /// Runs `work` on each shard in turn, with that shard's lock held.
     pub fn each<R>(&self, mut work: impl FnMut(&Table<'_, K, V>) -> R) -> Vec<R> {
         (0..self.memory.bounds.len()).map(|shard| self.on(shard, &mut work)).collect()
     }
 
-    /// Takes out stale entries of some shard. Whether there is a vacant place then.
+    /// Removes the stale entries of one shard, looking from `first` on. Returns whether any place
+    /// is vacant then.
     fn evict_stale(&self, first: usize, now: i64) -> bool {
         let shards = self.memory.bounds.len();
         let made = (first..shards).chain(0..first).any(|shard| {
@@ -178,8 +180,8 @@ impl<'a, K: Copy + Eq + Hash, V: Value, L: Locks> Shards<'a, K, V, L> {
     }
 }
 
-/// Maps 32 bits evenly to so many numbers (Lemire, "Fast random integer generation in an interval",
-/// 2019).
+/// Maps 32 bits evenly to the range below `numbers` (Lemire, "Fast random integer generation in an
+/// interval", 2019).
 fn scale(bits: u64, numbers: usize) -> usize {
     usize::try_from((bits * numbers as u64) >> 32).unwrap_or(0)
 }
@@ -190,18 +192,18 @@ impl<K, V> Memory<'_, K, V> {
     }
 }
 
-/// A shard of a table, whose lock is held.
+/// One shard of a table. Its lock is held.
 pub struct Table<'a, K, V> {
     memory: &'a Memory<'a, K, V>,
     seed: u64,
     shard: usize,
 }
 
-/// An entry on the way along a chain.
+/// An entry, found by following a chain.
 #[derive(Clone, Copy)]
 struct Found<K, V> {
     chain: usize,
-    /// The place before it in the chain.
+    /// The previous place in the chain.
     before: Option<usize>,
     place: usize,
     key: K,
@@ -209,12 +211,12 @@ struct Found<K, V> {
 }
 
 impl<K: Copy + Eq + Hash, V: Value> Table<'_, K, V> {
-    /// The value of `key`.
+    /// The value of `key`, if it has an entry.
     pub fn find(&self, key: &K) -> Option<V> {
         self.walk(self.chain(key)).find(|found| found.key == *key).map(|found| found.value)
     }
 
-    /// Changes the value of `key`, if there is one.
+    /// Runs `work` on the value of `key` and stores the changed value. `None` if there is no entry.
     pub fn modify<R>(&self, key: &K, work: impl FnOnce(&mut V) -> R) -> Option<R> {
         let mut found = self.walk(self.chain(key)).find(|found| found.key == *key)?;
         let done = work(&mut found.value);
@@ -222,10 +224,11 @@ impl<K: Copy + Eq + Hash, V: Value> Table<'_, K, V> {
         Some(done)
     }
 
-    /// Changes the value of `key`, made by `new` if there is none.
+    /// Runs `work` on the value of `key` and stores the changed value. `new` makes the value if
+    /// there is no entry.
     ///
     /// # Errors
-    /// `Full` if there is none and no place for it; then nothing is called.
+    /// `Full` if there is no entry and no vacant place. Then neither closure is called.
     pub fn entry<R>(
         &self,
         key: K,
@@ -235,11 +238,11 @@ impl<K: Copy + Eq + Hash, V: Value> Table<'_, K, V> {
         self.entry_at(i64::MIN, key, new, work)
     }
 
-    /// As [`Table::entry`], at a time: a new entry may take the place of one that is stale, and one
-    /// that is stale afterwards is not kept.
+    /// As [`Table::entry`], except that a new entry may replace one that is stale at `now`, and an
+    /// entry that is stale afterwards is removed.
     ///
     /// # Errors
-    /// `Full` if there is none and no place for it; then nothing is called.
+    /// `Full` if there is no entry and no vacant place. Then neither closure is called.
     pub fn entry_at<R>(
         &self,
         now: i64,
@@ -278,14 +281,14 @@ impl<K: Copy + Eq + Hash, V: Value> Table<'_, K, V> {
         Ok(done)
     }
 
-    /// Takes out the entry of `key`.
+    /// Removes the entry of `key` and returns its value.
     pub fn remove(&self, key: &K) -> Option<V> {
         let found = self.walk(self.chain(key)).find(|found| found.key == *key)?;
         self.vacate(&found);
         Some(found.value)
     }
 
-    /// Takes out the entries for which `wanted` holds.
+    /// Removes and returns the entries for which `wanted` returns true.
     pub fn take(&self, mut wanted: impl FnMut(&K, &V) -> bool) -> Vec<(K, V)> {
         let mut taken = Vec::new();
         self.retain(|key, value| {
@@ -298,7 +301,7 @@ impl<K: Copy + Eq + Hash, V: Value> Table<'_, K, V> {
         taken
     }
 
-    /// Takes out the entries that are not to be `kept`.
+    /// Removes the entries for which `kept` returns false.
     pub fn retain(&self, mut kept: impl FnMut(&K, &V) -> bool) {
         for chain in self.chains() {
             let mut before = None;
@@ -312,22 +315,22 @@ impl<K: Copy + Eq + Hash, V: Value> Table<'_, K, V> {
         }
     }
 
-    /// The entries, in no order.
+    /// The entries of the shard, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (K, V)> {
         self.chains().flat_map(|chain| self.walk(chain)).map(|found| (found.key, found.value))
     }
 
-    /// The entries whose keys have the same hash as this one, and maybe others.
+    /// The entries in the chain of `key`: all whose keys have the same hash, and possibly others.
     pub fn neighbours(&self, key: &K) -> impl Iterator<Item = (K, V)> {
         self.walk(self.chain(key)).map(|found| (found.key, found.value))
     }
 
-    /// Whether three quarters of all places, not only of this shard's entries, are taken.
+    /// Whether at least three quarters of the places of the whole table are taken.
     pub fn is_nearly_full(&self) -> bool {
         self.memory.places().len() <= self.memory.slots.len() / 4
     }
 
-    /// Takes out what is stale. Whether there was something.
+    /// Removes stale entries. Returns whether there were any.
     fn sweep(&self, now: i64) -> bool {
         let (mut bound, mut found) = (i64::MAX, false);
         self.retain(|_, value| {
@@ -412,7 +415,7 @@ mod tests {
     struct Count(u32);
     impl Value for Count {}
 
-    /// Locks that no one may want twice, and that say how often they were wanted.
+    /// Locks that panic if taken while held, and count how often they are taken.
     struct Counted {
         held: Vec<Cell<bool>>,
         count: Cell<usize>,
@@ -468,19 +471,20 @@ mod tests {
 
     type Limits<'a> = Shards<'a, Key, i64, &'a Counted>;
 
-    /// Has an entry last until a time; whether there was room.
+    /// Makes an entry that is stale from `until` on, or extends it. Returns whether there was room.
     fn put(table: &Limits<'_>, now: i64, key: Key, until: i64) -> bool {
         let last = |place: &mut i64| *place = until.max(*place);
         table.with_room(&key, now, |shard| shard.entry_at(now, key, || 0, last)).is_ok()
     }
 
-    /// The same keys with all hashes alike, with few, and with one each.
+    /// A key for each degree of collision: all hashes equal, five hashes, and one hash for each
+    /// key.
     fn crowded(key: u16) -> [Key; 3] {
         [Key(0, key), Key(key % 5, key), Key(key, key)]
     }
 
     #[test]
-    fn a_table_of_any_size_holds_what_it_says_under_any_seed() {
+    fn a_table_of_any_size_can_be_filled_under_any_seed() {
         let sizes = (1..=130).chain([255, 256, 257, 1000, 4096]);
         for (size, seed) in sizes.flat_map(|size| (0..24).map(move |seed| (size, seed))) {
             let memory = Owned::new(size);
@@ -494,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_collide_have_the_same_room() {
+    fn colliding_keys_can_fill_the_table() {
         for kind in 0..3 {
             let memory = Owned::new(200);
             let table = memory.table(1);
@@ -518,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_works_on_no_other_shard_while_nothing_there_is_stale() {
+    fn a_full_table_locks_no_other_shard_unless_one_may_hold_stale_entries() {
         let memory = Owned::new(4096);
         let table = memory.table(1);
         assert!((0..4096).all(|n| put(&table, 0, Key(n, 0), 10 + i64::from(n))));
@@ -527,7 +531,7 @@ mod tests {
             assert!(before > 0 && !put(&table, 9, Key(n, 0), 10));
             assert_eq!(memory.locks.count.get(), 1);
         }
-        // One that lasts longer than was known is looked at once, in its shard.
+        // Extending an entry leaves its shard's bound too early: the shard is swept once.
         assert!(put(&table, 9, Key(0, 0), 99));
         memory.locks.count.set(0);
         assert!(!put(&table, 10, Key(4096, 0), 99) && !put(&table, 10, Key(4096, 0), 99));
@@ -535,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stale_at_once_takes_no_room() {
+    fn an_entry_that_is_stale_at_once_takes_no_place() {
         let memory = Owned::new(4);
         let table = memory.table(1);
         assert!((0..100).all(|n| put(&table, 10, Key(n, 0), 10)));
@@ -551,8 +555,8 @@ mod tests {
     }
 
     proptest! {
-        // Values are times from which an entry says nothing any more. An entry that is not stale is never
-        // lost, and there is no room only where all places are taken by what is not stale.
+        // A value is the time from which its entry is stale. Entries that are not stale are never
+        // lost, and the table is full only if no entry is stale.
         #[test]
         fn only_stale_entries_give_way(
             places in 1usize..80,
@@ -584,7 +588,7 @@ mod tests {
         }
 
         #[test]
-        fn behaves_as_a_plain_map(
+        fn behaves_like_a_hash_map(
             places in 1usize..60,
             seed: u64,
             kind in 0usize..3,

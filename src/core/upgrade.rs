@@ -1,18 +1,18 @@
-//! Upgrades: better hashes of secrets that were just proven, in the form in which they wait for a
-//! flush.
+//! Upgrades: stronger hashes, computed after a successful verify, that wait for a flush.
 
 use super::handle::Handle;
 use super::table::Value;
 
-/// The longest PHC string that an upgrade holds: argon2id with 32 bytes of hash takes 97.
+/// The longest PHC string that an upgrade holds, in bytes. argon2id with 32 bytes of hash takes 97.
 const LONGEST_HASH: usize = 192;
 
-/// A hash that is to replace a weaker one.
+/// A hash that will replace a weaker one.
 #[derive(Clone, Copy)]
 pub struct Upgrade {
-    /// SHA-256 of the hash that it replaces: a rotation in between wins.
+    /// SHA-256 of the hash that it replaces. If a rotation has changed that hash, the upgrade is
+    /// dropped.
     pub replaces: [u8; 32],
-    /// The handle by which a legacy key is to be found from then on.
+    /// The handle of a legacy key, for later look-ups.
     pub handle: Option<Handle>,
     length: usize,
     hash: [u8; LONGEST_HASH],
@@ -21,7 +21,7 @@ pub struct Upgrade {
 impl Value for Upgrade {}
 
 impl Upgrade {
-    /// An upgrade to `hash`, a PHC string; `None` if it is longer than there is room for.
+    /// An upgrade to `hash`, a PHC string. `None` if it is longer than 192 bytes.
     #[must_use]
     pub fn new(replaces: [u8; 32], handle: Option<Handle>, hash: &str) -> Option<Self> {
         let mut kept = [0; LONGEST_HASH];
@@ -29,7 +29,7 @@ impl Upgrade {
         Some(Self { replaces, handle, length: hash.len(), hash: kept })
     }
 
-    /// The better hash.
+    /// The stronger hash, a PHC string.
     #[must_use]
     pub fn hash(&self) -> &str {
         let hash = self.hash.get(..self.length).unwrap_or_default();
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_upgrade_gives_back_the_hash_or_is_none() {
+    fn an_upgrade_returns_its_hash_and_refuses_one_that_is_too_long() {
         for length in [0, 97, LONGEST_HASH] {
             let hash = "x".repeat(length);
             let upgrade = Upgrade::new([1; 32], None, &hash);

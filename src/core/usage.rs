@@ -1,4 +1,4 @@
-//! Usage: use counts and denials that verifies leave in memory until a flush writes them.
+//! Usage: use counts and denials, which verifies record in memory until a flush writes them.
 //!
 //! A *denial* is a verify that did not answer VALID. Callers see denials as audit events named
 //! `refused`; a *refusal* in the code is always an answer over HTTP or an SQL error.
@@ -11,18 +11,18 @@ use uuid::Uuid;
 use super::table::Value;
 use super::verdict::Code;
 
-/// A client's address, or the network it came from, as PostgreSQL's `inet` has it.
+/// A client's address or network, as in PostgreSQL's type `inet`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Address {
     /// The address.
     pub ip: IpAddr,
-    /// The length of the network's prefix; 32 or 128 for a single address.
+    /// The length of the network's prefix in bits; 32 or 128 for a single address.
     pub prefix: u8,
 }
 
 impl Address {
-    /// The network that one client has to itself: of IPv6 the /64 that a host is given (RFC 7934), in which it
-    /// has as many addresses as it wants; of IPv4, also written as IPv6, the address.
+    /// The network that belongs to one client. For IPv6 that is the /64, in which a host can choose
+    /// its addresses freely (RFC 7934). For IPv4, also when mapped to IPv6, it is the address.
     #[must_use]
     pub fn network(self) -> Self {
         match self.ip {
@@ -41,7 +41,7 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// A key in a database of the server.
+/// A key of one database of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyRef {
     /// The database's oid.
@@ -57,16 +57,16 @@ pub struct Usage {
     pub uses: u64,
     /// Verifies with a wrong secret.
     pub failures: u64,
-    /// The last VALID.
+    /// Time of the last verify that answered VALID.
     pub last_used_at: Option<i64>,
-    /// The last address that was given with a VALID.
+    /// The last address given in a verify that answered VALID.
     pub last_used_ip: Option<Address>,
 }
 
 impl Value for Usage {}
 
 impl Usage {
-    /// Adds what `other` counts, which may be earlier or later.
+    /// Adds the counts of `other`, which may be older or newer.
     pub fn add(&mut self, other: &Self) {
         self.uses += other.uses;
         self.failures += other.failures;
@@ -77,48 +77,49 @@ impl Usage {
     }
 }
 
-/// The properties by which denials are counted together.
+/// The properties that denials share if they are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DenialKind {
     /// The database's oid.
     pub database: u32,
     /// The answer.
     pub code: Code,
-    /// The key, where the text was that of one.
+    /// The key, if the text was that of a key.
     pub key_id: Option<Uuid>,
-    /// The client's network, where its address was given.
+    /// The client's network, if its address was given.
     pub client_ip: Option<Address>,
 }
 
 impl DenialKind {
-    /// The same without what an attacker can vary: where a flood ends up when there is no room.
+    /// The kind without the properties that an attacker can vary. Floods are counted under it when
+    /// the table is full.
     #[must_use]
     pub const fn coarse(self) -> Self {
         Self { key_id: None, client_ip: None, ..self }
     }
 }
 
-/// Denials of a kind since the last flush. Times are microseconds since 2000-01-01 UTC.
+/// Denials of one kind since the last flush. Times are microseconds since 2000-01-01 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Denials {
-    /// How many.
+    /// Number of denials.
     pub count: u64,
-    /// The first.
+    /// Time of the first denial.
     pub first_at: i64,
-    /// The last.
+    /// Time of the last denial.
     pub last_at: i64,
 }
 
 impl Value for Denials {}
 
 impl Denials {
-    /// One denial.
+    /// One denial at `now`.
     #[must_use]
     pub const fn one(now: i64) -> Self {
         Self { count: 1, first_at: now, last_at: now }
     }
 
-    /// Adds what `other` counts.
+    /// Adds the denials of `other`.
     pub fn add(&mut self, other: &Self) {
         self.count += other.count;
         self.first_at = self.first_at.min(other.first_at);
@@ -126,7 +127,7 @@ impl Denials {
     }
 }
 
-/// [`Usage`] of a key as `export_usage` gives it and as a file keeps it over a restart.
+/// [`Usage`] of a key, as `export_usage` returns it and the file for clean restarts stores it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRecord {
     database: u32,
@@ -151,7 +152,7 @@ impl From<&(KeyRef, Usage)> for UsageRecord {
 }
 
 impl UsageRecord {
-    /// The entry that the record was made of; `None` if its key id is not one.
+    /// The entry of the record. `None` if the key id is invalid.
     #[must_use]
     pub fn entry(&self) -> Option<(KeyRef, Usage)> {
         let key = KeyRef { database: self.database, key_id: self.key_id.parse().ok()? };
@@ -161,7 +162,8 @@ impl UsageRecord {
     }
 }
 
-/// [`Denials`] of a kind as SQL reads them (`flush_denials`) and as a file keeps them.
+/// [`Denials`] of one kind, as SQL reads them (`flush_denials`) and the file for clean restarts
+/// stores them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DenialRecord {
     database: u32,
@@ -188,7 +190,7 @@ impl From<&(DenialKind, Denials)> for DenialRecord {
 }
 
 impl DenialRecord {
-    /// The entry that the record was made of; `None` if its code is not one.
+    /// The entry of the record. `None` if the code is unknown.
     #[must_use]
     pub fn entry(&self) -> Option<(DenialKind, Denials)> {
         let kind = DenialKind {
@@ -210,12 +212,12 @@ fn address(text: &str) -> Option<Address> {
     (prefix <= longest).then_some(Address { ip, prefix })
 }
 
-/// All that a file keeps over a clean restart, and that a standby exports to its primary.
+/// The contents of the file for clean restarts, and of the export from a standby to its primary.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRecords {
     /// Use counts.
     pub usage: Vec<UsageRecord>,
-    /// Denials, under the name that `export_usage` gives them.
+    /// Denials. `export_usage` calls them refusals.
     #[serde(rename = "refusals")]
     pub denials: Vec<DenialRecord>,
 }
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_one_network_whatever_it_varies() {
+    fn addresses_of_one_client_map_to_one_network() {
         for (address, network) in [
             ("192.0.2.1/32", "192.0.2.1/32"),
             ("192.0.2.0/24", "192.0.2.0/24"),
@@ -248,7 +250,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn records_give_back_what_they_were_made_of(
+        fn records_return_their_entries(
             database: u32, key_id: u128, uses: u32, failures: u32, at: Option<i64>,
             code in 0usize..12, client_ip in any_address(),
         ) {
@@ -269,7 +271,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_is_lost_in_whatever_order_counts_are_added(
+        fn counts_can_be_added_in_any_order(
             counts in prop::collection::vec((0u64..9, 0u64..9, any::<Option<i32>>()), 1..9),
         ) {
             let usages: Vec<_> = counts.iter().map(|&(uses, failures, at)| Usage {

@@ -9,53 +9,54 @@ use std::sync::atomic;
 use atomic::Ordering::{Acquire, Relaxed, Release};
 pub use atomic::{AtomicI64, AtomicU32, AtomicU64};
 
-/// The end of a chain of places. Any other link is the number of a place plus one.
+/// The link that ends a chain of places. Any other link is the index of a place plus one.
 pub const END: u32 = 0;
 
-/// The vacant ones of as many places as there are links.
+/// The stack of vacant places. There is a link for each place.
 #[derive(Clone, Copy)]
 pub struct Vacant<'a> {
-    /// A link to the topmost place, below a number that each change raises: the same place on top
-    /// again is not taken for the same stack.
+    /// Low half: the link to the topmost place. High half: a counter that each change increments,
+    /// so that a compare-and-swap notices changes even if the same place is on top again (ABA).
     top: &'a AtomicU64,
     count: &'a AtomicU64,
-    /// From each place to the one below. Those of places in use are their users'.
+    /// From each place to the one below. The user of a place may overwrite its link.
     links: &'a [AtomicU32],
 }
 
 impl<'a> Vacant<'a> {
-    /// A stack in memory that says that no place is vacant if it is all zero.
+    /// A stack over this memory. In zeroed memory, no place is vacant.
     #[must_use]
     pub const fn new(top: &'a AtomicU64, count: &'a AtomicU64, links: &'a [AtomicU32]) -> Self {
         Self { top, count, links }
     }
 
-    /// Makes all places vacant. No other process may work on them meanwhile.
+    /// Makes all places vacant. No other process may use the stack meanwhile.
     pub fn fill(&self) {
         self.top.store(0, Relaxed);
         self.count.store(0, Relaxed);
         (0..self.links.len()).rev().for_each(|place| self.push(place));
     }
 
-    /// How many there are.
+    /// Number of vacant places.
     #[must_use]
     pub fn len(&self) -> usize {
         usize::try_from(self.count.load(Relaxed)).unwrap_or(0)
     }
 
-    /// Whether there is none.
+    /// Whether no place is vacant.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         place_of(top_link(self.top.load(Relaxed))).is_none()
     }
 
-    /// Takes a place, which is the caller's from then on.
+    /// Takes a vacant place, which the caller then owns. `None` if there is none.
     #[must_use]
     pub fn pop(&self) -> Option<usize> {
         let mut top = self.top.load(Acquire);
         loop {
             let place = place_of(top_link(top))?;
-            // Another may have taken it meanwhile and say anything here: then `top` has changed.
+            // Another process may have taken this place and overwritten its link. Then `top` has
+            // changed, and the exchange fails.
             let below = self.links.get(place)?.load(Relaxed);
             match self.top.compare_exchange(top, changed(top, below), Acquire, Acquire) {
                 Ok(_) => {
@@ -67,7 +68,7 @@ impl<'a> Vacant<'a> {
         }
     }
 
-    /// Gives back a place that is the caller's.
+    /// Returns a place that the caller owns.
     pub fn push(&self, place: usize) {
         let Some(link) = self.links.get(place) else { return };
         self.count.fetch_add(1, Relaxed);
@@ -88,7 +89,7 @@ pub fn link_to(place: usize) -> u32 {
     u32::try_from(place).map_or(END, |place| place.wrapping_add(1))
 }
 
-/// The place that a link leads to.
+/// The place that a link leads to. `None` for [`END`].
 #[must_use]
 pub fn place_of(link: u32) -> Option<usize> {
     usize::try_from(link.checked_sub(1)?).ok()
@@ -128,10 +129,10 @@ mod tests {
     use loom::sync::Arc;
     use loom::thread;
 
-    /// Interleavings of one who takes a place with one who takes two and gives back the first: nobody
-    /// has another's place, and in the end all are there.
+    /// One thread takes and returns a place while another takes and returns two. No place has two
+    /// owners at a time, and in the end all are vacant.
     #[test]
-    fn vacant_places_are_one_users_at_a_time() {
+    fn a_place_has_one_owner_at_a_time() {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
         model.check(|| {
